@@ -1,0 +1,65 @@
+"""The one place where pyarrow's untyped calls are wrapped."""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+import pyarrow as pa
+import pyarrow.ipc as ipc
+
+__all__ = ["Buffer", "Lz4Codec", "Schema", "lz4_codec", "view_of_address"]
+
+Schema: TypeAlias = Any
+"""A ``pyarrow.Schema``; pyarrow ships no types."""
+
+
+class Buffer(Protocol):
+    """What we use of a ``pyarrow.Buffer``; it also has the buffer protocol."""
+
+    @property
+    def address(self) -> int:
+        """The address of the first byte."""
+
+    @property
+    def size(self) -> int:
+        """The length in bytes."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+class Lz4Codec(Protocol):
+    """What we use of a ``pyarrow.Codec``."""
+
+    def compress(self, buf: object, *, asbytes: bool = False) -> Buffer: ...
+    def decompress(self, buf: object, decompressed_size: int) -> Buffer: ...
+
+
+_EMPTY: Final = cast(Buffer, pa.py_buffer(b""))
+
+
+def view_of_address(address: int, nbytes: int, owner: object) -> Buffer:
+    """Return a read-only buffer over memory that ``owner`` keeps alive; no byte is copied."""
+    if nbytes == 0:
+        return _EMPTY
+    return cast(Buffer, pa.foreign_buffer(address, nbytes, owner))
+
+
+def buffer_of(value: object) -> Buffer:
+    """Return a buffer over any object with the buffer protocol; no byte is copied."""
+    return cast(Buffer, pa.py_buffer(value))
+
+
+def lz4_codec() -> Lz4Codec:
+    """Return Arrow's LZ4 frame codec."""
+    return cast(Lz4Codec, pa.Codec("lz4"))
+
+
+def serialize_schema(schema: Schema) -> bytes:
+    """Return the encapsulated schema message of an Arrow stream."""
+    return cast(bytes, schema.serialize().to_pybytes())
+
+
+def open_stream(source: object) -> Any:
+    """Open an Arrow stream with pyarrow's own reader."""
+    return ipc.open_stream(source)

@@ -1,0 +1,80 @@
+"""The bounds that a reader puts on what it is sent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from mmformat.errors import LimitError, ModelError
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bound what a message may ask of its reader; every bound is checked before memory is taken.
+
+    Parameters
+    ----------
+    message_nbytes : int
+        Bytes of the whole encoded message.
+    decompressed_nbytes : int
+        Bytes of all tensors and columns after decompression.
+    tensor_nbytes : int
+        Bytes of one tensor after decompression and dictionary expansion.
+    metadata_nbytes : int
+        Bytes of one record batch's metadata, and of its columns without the tensor bytes.
+    items, tensors, batches : int
+        Counts in one message.
+    dimensions : int
+        Axes of one tensor.
+    chunks : int
+        Views that one tensor may be cut into.
+    attributes_nbytes : int
+        Bytes of one row's attributes.
+    attributes_depth : int
+        Nesting of one row's attributes.
+
+    Raises
+    ------
+    ModelError
+        When a bound is not a positive int.
+
+    Examples
+    --------
+    >>> Limits(items=8).items
+    8
+    """
+
+    message_nbytes: int = 16 * 2**30
+    decompressed_nbytes: int = 16 * 2**30
+    tensor_nbytes: int = 16 * 2**30
+    metadata_nbytes: int = 64 * 2**20
+    items: int = 4096
+    tensors: int = 65_536
+    batches: int = 64
+    dimensions: int = 32
+    chunks: int = 65_536
+    attributes_nbytes: int = 16 * 2**20
+    attributes_depth: int = 64
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if type(value) is not int or value < 1:
+                raise ModelError(f"expected a positive int, got {value!r}", path=f"$.{field.name}")
+
+    def check(self, name: str, value: int, *, path: str | None = None) -> None:
+        """Raise LimitError when ``value`` is over the bound called ``name``.
+
+        Raises
+        ------
+        LimitError
+            Naming the bound, its value and what was asked.
+        """
+        bound: int = getattr(self, name)
+        if value > bound:
+            raise LimitError(
+                f"expected {name} of at most {bound:,}, got {value:,}",
+                path=path,
+                hint=f"if you trust the sender: Limits({name}={value})",
+            )

@@ -1,0 +1,144 @@
+"""Tensor values of any library: what they are, and their bytes where they lie."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from mmformat._arrow import Buffer, buffer_of, view_of_address
+from mmformat.errors import ModelError
+from mmformat.model.dtypes import ITEMSIZE, numpy_dtype_name, torch_dtype_name
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmformat.model.dictionary import DictionaryTensor
+    from mmformat.model.source import Source
+
+__all__ = [
+    "Feature",
+    "TensorSpec",
+    "TensorValue",
+    "is_tensor",
+    "is_torch",
+    "tensor_buffer",
+    "tensor_spec",
+]
+
+TensorValue: TypeAlias = Union["torch.Tensor", "npt.NDArray[Any]", "DictionaryTensor"]
+"""One tensor: torch, numpy, or dictionary-encoded."""
+
+Feature: TypeAlias = Union[TensorValue, "Source", "list[Any]", "tuple[Any, ...]", None]
+"""What ``feature`` and ``precomputed_embeddings`` may be: a tensor, a source, a list of them."""
+
+MAX_NBYTES: Final = 2**62
+"""More than any tensor; a product of extents over it is a lie."""
+
+
+class TensorSpec(NamedTuple):
+    """Say what a tensor is, without its bytes.
+
+    Parameters
+    ----------
+    dtype : str
+        Name of the element type, a key of ``ITEMSIZE``.
+    shape : tuple of int
+        Extents.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements, C-contiguous."""
+        return ITEMSIZE[self.dtype] * math.prod(self.shape)
+
+
+def is_torch(value: object) -> bool:
+    """Say whether ``value`` is a torch tensor, without importing torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_tensor(value: object) -> bool:
+    """Say whether ``value`` is a torch tensor or a numpy array (not a dictionary tensor)."""
+    return isinstance(value, np.ndarray) or is_torch(value)
+
+
+def tensor_spec(value: Any, *, path: str = "$") -> TensorSpec:
+    """Return dtype and shape of a torch tensor or a numpy array.
+
+    Raises
+    ------
+    ModelError
+        When the value is of a dtype, layout or device that has no meaning on the wire.
+    """
+    if isinstance(value, np.ndarray):
+        name = numpy_dtype_name(value.dtype)
+        if name is None:
+            hint = "convert it, as with x.astype(np.float32)"
+            if not value.dtype.isnative:
+                hint = "convert it: x.astype(x.dtype.newbyteorder('='))"
+            raise ModelError(
+                f"expected a dtype of the wire, got numpy {value.dtype!r}",
+                path=path,
+                hint=hint,
+                code="dtype",
+            )
+        return TensorSpec(name, value.shape)
+    name = torch_dtype_name(value.dtype)
+    if name is None:
+        raise ModelError(
+            f"expected a dtype of the wire, got {value.dtype}", path=path, code="dtype"
+        )
+    return TensorSpec(name, tuple(value.shape))
+
+
+def tensor_buffer(value: Any, *, path: str = "$") -> Buffer:
+    """Return the bytes of a torch tensor or a numpy array, in C order.
+
+    Raises
+    ------
+    ModelError
+        When the tensor is not dense, not on the CPU, or of a dtype without a meaning on the wire.
+
+    Notes
+    -----
+    **Copies**: none when the value is C-contiguous; otherwise the bytes of the view, once (a
+    conjugate or negative torch view is resolved). **Lifetime**: the buffer keeps the tensor alive;
+    writing to the tensor changes the buffer.
+    """
+    if isinstance(value, np.ndarray):
+        tensor_spec(value, path=path)
+        if value.flags.c_contiguous and value.nbytes:
+            # Not py_buffer: numpy refuses the buffer protocol for ml_dtypes' element types.
+            return view_of_address(value.ctypes.data, value.nbytes, value)
+        return buffer_of(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+    return _torch_buffer(value, path)
+
+
+def _torch_buffer(value: torch.Tensor, path: str) -> Buffer:
+    import torch
+
+    if value.layout is not torch.strided or value.is_quantized or value.is_nested:
+        raise ModelError(
+            f"expected a dense tensor, got layout {value.layout}", path=path, hint="use x.to_dense()"
+        )
+    if value.device.type != "cpu":
+        raise ModelError(
+            f"expected a tensor on the CPU, got one on {value.device}", path=path, hint="use x.cpu()"
+        )
+    if value.requires_grad:
+        value = value.detach()
+    if value.is_conj():
+        value = value.resolve_conj()
+    if value.is_neg():
+        value = value.resolve_neg()
+    if not value.is_contiguous():
+        value = value.contiguous()
+    return view_of_address(value.data_ptr(), value.nbytes, value)
