@@ -1,0 +1,77 @@
+# `make` lists what there is. Everything installs itself into .venv; nothing else is touched.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The tested torch. Elsewhere than here, plain PyPI gives the CUDA build; for the CPU build:
+#   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
+TORCH_INDEX ?=
+# Arguments for pytest or mmformat: make test ARGS="tests/unit -k header"
+ARGS ?=
+SHELL := /bin/bash
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types floors ci bench constraints clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.stamp-run  ## photographs to four ranks through shared memory, checked bit for bit
+	@$(BIN)/mmformat demo $(ARGS)
+
+test: $(VENV)/.stamp-dev  ## every test, the architecture's too (MMFORMAT_SKIP_SLOW=1 leaves out the slow ones)
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(VENV)/.stamp-dev  ## ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.stamp-dev  ## mypy --strict
+	@$(BIN)/mypy
+
+floors: $(VENV)/.stamp-dev  ## what may import what
+	@$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.stamp-dev  ## mmformat bench: codec, fan-out and rivals on this machine
+	@$(BIN)/mmformat bench $(ARGS)
+
+ci: test lint types floors  ## all that .ci/run checks, without the demo
+
+constraints: $(VENV)/.stamp-dev  ## write the installed versions to constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; \
+	   $(PIP) freeze --exclude-editable | sed '/^mmformat/d; s/+cpu$$//'; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:  ## remove caches and builds; .venv stays
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# ---- set-up: the environment, what a user runs, what a contributor adds -------------------------
+
+$(BIN)/python:
+	@set -e; for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.14; do \
+	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	    echo "Making $(VENV) with $$("$$candidate" --version) ..."; \
+	    "$$candidate" -m venv $(VENV); \
+	    exit 0; \
+	  fi; \
+	done; \
+	echo "error: expected Python 3.11 or newer, got $$($(PYTHON) --version 2>&1)" >&2; \
+	echo >&2; \
+	echo "hint: name one with  make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
+	exit 1
+
+$(VENV)/.stamp-run: pyproject.toml constraints.txt | $(BIN)/python
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@echo "Installing $(TORCH) ..."
+	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@echo "Installing mmformat and what the demo needs ..."
+	@$(PIP) install -c constraints.txt -e '.[torch,media,zmq,cli]'
+	@touch $@
+
+$(VENV)/.stamp-dev: pyproject.toml constraints.txt $(VENV)/.stamp-run | $(BIN)/python
+	@echo "Installing what the tests, the linters and the benchmarks need ..."
+	@$(PIP) install -c constraints.txt -e '.[all]' --group dev
+	@touch $@
