@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# The tested torch. Elsewhere than here, plain PyPI gives the CUDA build; for the CPU build:
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# The tested torch. On Linux, PyPI serves the CUDA build, several GB; for the CPU build alone:
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 TORCH_INDEX ?=
@@ -13,7 +13,7 @@ ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types floors ci bench constraints clean
+.PHONY: help demo test lint types floors rooms ci bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ types: $(VENV)/.stamp-dev  ## mypy --strict
 floors: $(VENV)/.stamp-dev  ## what may import what
 	@$(BIN)/lint-imports --no-logo
 
+rooms: $(VENV)/.stamp-dev  ## write the list of modules into docs/ARCHITECTURE.md
+	@$(BIN)/python tests/architecture/tree.py --write
+
 bench: $(VENV)/.stamp-dev  ## mmformat bench: codec, fan-out and rivals on this machine
 	@$(BIN)/mmformat bench $(ARGS)
 
@@ -41,7 +44,7 @@ ci: test lint types floors  ## all that .ci/run checks, without the demo
 
 constraints: $(VENV)/.stamp-dev  ## write the installed versions to constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
-	   $(PIP) freeze --exclude-editable | sed '/^mmformat/d; s/+cpu$$//'; } > constraints.new
+	   $(BIN)/python -m pip freeze --exclude-editable | sed '/^mmformat/d; s/+cpu$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
 
 clean:  ## remove caches and builds; .venv stays

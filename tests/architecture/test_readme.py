@@ -1,0 +1,91 @@
+"""Every python block of the documents runs, or says why not; links and `make` targets exist."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.architecture.tree import ROOT
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOT_RUN = re.compile(r"<!-- not run: \S.{5,} -->")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """One fenced block of python."""
+
+    line: int  # of its first statement, so that a traceback points into the document
+    code: str
+    excused: bool
+
+
+def _blocks(document: Path) -> list[Block]:
+    found = []
+    lines = document.read_text("utf-8").splitlines()
+    start: int | None = None
+    for number, line in enumerate(lines):
+        if start is None and line.strip() == "```python":
+            start = number + 1
+        elif start is not None and line.strip() == "```":
+            before = next((text for text in reversed(lines[: start - 1]) if text.strip()), "")
+            found.append(
+                Block(
+                    line=start + 1,
+                    code="\n".join(lines[start:number]),
+                    excused=NOT_RUN.fullmatch(before.strip()) is not None,
+                )
+            )
+            start = None
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_python_blocks_run(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: dict[str, Path]
+) -> None:
+    """A document's blocks run in order in one namespace, beside photo.jpg and photo.png."""
+    shutil.copy(photos["rocket-640x427.jpg"], tmp_path / "photo.jpg")
+    shutil.copy(photos["astronaut-face-224.png"], tmp_path / "photo.png")
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {"__name__": "__document__"}
+    for block in _blocks(document):
+        if not block.excused:
+            code = "\n" * (block.line - 1) + block.code
+            exec(compile(code, str(document), "exec"), namespace)
+
+
+def test_readme_has_code_that_runs() -> None:
+    running = [block for block in _blocks(ROOT / "README.md") if not block.excused]
+    assert running
+    statements = [line for line in running[0].code.splitlines() if line.strip()]
+    assert len(statements) <= 15, "the first sample is the promise: fifteen lines"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_make_targets_exist(document: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    named = set(re.findall(r"\bmake ([a-z]+)[`\n ]", _commands(document)))
+    assert not named - targets, f"no such target: {sorted(named - targets)}"
+
+
+def _commands(document: Path) -> str:
+    """Return the inline code and the fenced blocks of a document; prose may say 'make room'."""
+    text = document.read_text("utf-8")
+    fenced = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    inline = [f"{code}`" for code in re.findall(r"`([^`\n]+)`", text)]
+    return "\n".join([*fenced, *inline])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_links_lead_somewhere(document: Path) -> None:
+    text = document.read_text("utf-8")
+    targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
+    missing = [target for target in targets if not (document.parent / target).exists()]
+    assert not missing, f"no such file: {missing}"
