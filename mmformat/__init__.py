@@ -1,5 +1,6 @@
 """Encode prepared media once, and let every rank read the same bytes."""
 
+from mmformat.codec import decode, encode
 from mmformat.errors import (
     ArenaFullError,
     DecodeError,
@@ -61,4 +62,6 @@ __all__ = [
     "UnsafePickleError",
     "VersionError",
     "__version__",
+    "decode",
+    "encode",
 ]

@@ -63,3 +63,12 @@ def serialize_schema(schema: Schema) -> bytes:
 def open_stream(source: object) -> Any:
     """Open an Arrow stream with pyarrow's own reader."""
     return ipc.open_stream(source)
+
+
+def read_compressed_batch(message: object, schema: Schema) -> list[Buffer | None]:
+    """Return the decompressed buffers of an encapsulated record batch, in depth-first order.
+
+    Arrow decompresses the buffers in parallel and checks that each frame has its claimed length.
+    """
+    batch = ipc.read_record_batch(ipc.read_message(message), schema)
+    return [buffer for column in batch.columns for buffer in column.buffers()]

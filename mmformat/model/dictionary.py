@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mmformat.errors import ModelError
+from mmformat.errors import MissingExtraError, ModelError
 from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
+from mmformat.model.expansion import expand_numpy, expand_torch
 from mmformat.model.tensors import TensorSpec, is_tensor, is_torch, tensor_buffer, tensor_spec
 
 if TYPE_CHECKING:
@@ -135,12 +136,94 @@ class DictionaryTensor:
         -----
         **Copies**: writes every element of the result once; codes and table are read.
         """
-        bits = _expand_bits(self)
+        spec = tensor_spec(self.table)
+        itemsize = ITEMSIZE[spec.dtype]
+        # Look-ups move bit patterns: NaN payloads and -0.0 come through and every dtype works.
+        word = np.dtype(f"u{itemsize}") if itemsize <= 8 else np.dtype("c16")
+        table = np.frombuffer(tensor_buffer(self.table), word).reshape(spec.shape)
+        codes = np.frombuffer(tensor_buffer(self.codes), np.uint8)
+        codes = codes.reshape(tuple(self.codes.shape))
+        if codes.size and spec.shape[1] < MAX_ENTRIES:
+            _check_codes(int(codes.max()), spec.shape[1])
+        bits = expand_numpy(
+            codes, table, axis=self.axis, repeat_axis=self.repeat_axis, repeat=self.repeat
+        ).reshape(-1)
         if is_torch(self.table):
             import torch
 
             return torch.from_numpy(bits).view(torch_dtype(self.dtype)).view(self.shape)
         return bits.view(numpy_dtype(self.dtype)).reshape(self.shape)
+
+    def expand_on(self, device: torch.device | str) -> torch.Tensor:
+        """Return the plain torch tensor on a device; codes and table go there, nothing else.
+
+        Parameters
+        ----------
+        device : torch.device or str
+            ``"cpu"``, ``"cuda:0"``, or any other that torch can copy to.
+
+        Raises
+        ------
+        ModelError
+            When a code is not below the number of entries.
+        MissingExtraError
+            When torch is not installed.
+
+        Notes
+        -----
+        **Copies**: codes and table to the device (none when they are there); on the device 4 bytes
+        a code for indices, and every element of the result once, or twice when it is repeated.
+        A table of fewer than 256 entries waits for the device once, to check the codes.
+        """
+        dtype = torch_dtype(self.dtype)  # raises when torch is absent
+        codes = _on_device(self.codes, device)
+        table = _on_device(self.table, device).view(dtype)
+        if codes.numel() and table.shape[1] < MAX_ENTRIES:
+            _check_codes(int(codes.max()), int(table.shape[1]))
+        values = expand_torch(
+            codes, table, axis=self.axis, repeat_axis=self.repeat_axis, repeat=self.repeat
+        )
+        return values.reshape(self.shape)
+
+    def to(self, dtype: str) -> DictionaryTensor:
+        """Return the tensor in another float dtype; only the table changes.
+
+        Parameters
+        ----------
+        dtype : str
+            A float dtype's name, as ``"bfloat16"``. Values are rounded to nearest, ties to even,
+            so that expanding gives what casting the expanded tensor gives.
+
+        Raises
+        ------
+        ModelError
+            When either dtype is no float, or numpy has no bfloat16 and torch is absent.
+
+        Notes
+        -----
+        **Copies**: the table (a few KB); the codes are shared. The table becomes torch for
+        bfloat16 and float8 where torch is installed, else it stays what it was.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> table = np.array([[0.1, 2.0]], np.float32)
+        >>> DictionaryTensor(np.zeros((1, 4), np.uint8), table).to("float16").dtype
+        'float16'
+        """
+        if "float" not in dtype or "float" not in self.dtype:
+            raise ModelError(f"expected two float dtypes, got {self.dtype} and {dtype}",
+                             path="$.dtype")
+        if dtype == self.dtype:
+            return self
+        return DictionaryTensor(
+            self.codes,
+            _cast(self.table, dtype),
+            axis=self.axis,
+            repeat_axis=self.repeat_axis,
+            repeat=self.repeat,
+            shape=self.shape,
+        )
 
 
 def check_dictionary(
@@ -177,31 +260,36 @@ def expanded_shape(
     return (*codes[:repeat_axis], repeat, *codes[repeat_axis:])
 
 
-def _expand_bits(tensor: DictionaryTensor) -> npt.NDArray[Any]:
-    # Look-ups move bit patterns, so that NaN payloads and -0.0 come through and every dtype works.
-    spec = tensor_spec(tensor.table)
-    itemsize = ITEMSIZE[spec.dtype]
-    word = np.dtype(f"u{itemsize}") if itemsize <= 8 else np.dtype("c16")
-    table = np.frombuffer(tensor_buffer(tensor.table), word).reshape(spec.shape)
-    codes = np.frombuffer(tensor_buffer(tensor.codes), np.uint8).reshape(tuple(tensor.codes.shape))
-    entries = spec.shape[1]
-    if codes.size and entries < MAX_ENTRIES and int(codes.max()) >= entries:
+def _check_codes(largest: int, entries: int) -> None:
+    if largest >= entries:
         raise ModelError(
-            f"expected codes below {entries}, got {int(codes.max())}",
-            path="$.codes",
-            code="dictionary-code",
+            f"expected codes below {entries}, got {largest}", path="$.codes", code="dictionary-code"
         )
-    out = np.empty(codes.shape, word)
-    if spec.shape[0] == 1:
-        np.take(table[0], codes, out=out, mode="clip")
-    else:
-        axis = tensor.axis
-        for channel in range(spec.shape[0]):
-            where = (slice(None),) * axis + (channel,)
-            out[where] = table[channel][codes[where]]
-    if tensor.repeat > 1:
-        full = expanded_shape(
-            out.shape, repeat_axis=tensor.repeat_axis, repeat=tensor.repeat
-        )
-        out = np.broadcast_to(np.expand_dims(out, tensor.repeat_axis), full)
-    return np.ascontiguousarray(out).reshape(-1)
+
+
+def _on_device(part: Any, device: torch.device | str) -> torch.Tensor:
+    import torch
+
+    if is_torch(part):
+        moved: torch.Tensor = part.to(device)
+        return moved
+    # numpy has no bfloat16 that torch would take: bytes have no such trouble.
+    raw = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+    tensor = torch.from_numpy(raw if raw.flags.writeable else raw.copy())
+    return tensor.view(torch_dtype(tensor_spec(part).dtype)).view(part.shape).to(device)
+
+
+def _cast(table: Any, dtype: str) -> npt.NDArray[Any] | torch.Tensor:
+    if is_torch(table):
+        cast: torch.Tensor = table.to(torch_dtype(dtype))
+        return cast
+    known: np.dtype[Any] | None = np.dtype(dtype) if dtype in ("float16", "float32", "float64") else None
+    if known is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            rounded: npt.NDArray[Any] = table.astype(known)
+        return rounded
+    try:
+        return _on_device(table, "cpu").to(torch_dtype(dtype))
+    except MissingExtraError:
+        converted: npt.NDArray[Any] = table.astype(numpy_dtype(dtype))
+        return converted

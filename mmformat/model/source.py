@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable
+from typing import Any, Final, NoReturn
+
+from mmformat.errors import ModelError
 
 __all__ = ["Source"]
+
+KINDS: Final = ("bytes", "base64", "data_url", "url", "path", "file", "image", "array", "medium")
+"""What a source can hold; ``medium`` is anything that a caller's own processor understands."""
+
+MAX_NBYTES: Final = 2**30
+MAX_PIXELS: Final = 89_478_485
+"""Pillow's own threshold of suspicion: 256 MiB of RGB."""
+
+_BASE64: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\r\n\t ")
 
 
 class Source:
@@ -13,26 +26,138 @@ class Source:
     Parameters
     ----------
     data : bytes, str, path, file object, PIL.Image.Image or numpy.ndarray
-        The medium: encoded bytes, base64 text, a data URL, a path, an opened image, pixels.
+        The medium: encoded bytes, base64 text, a data URL, an http(s) URL, a path, an opened file
+        or image, pixels as uint8 (height, width[, channels]), or samples.
+    kind : {"bytes", "base64", "data_url", "url", "path", "file", "image", "array", "medium"}, \
+optional
+        What ``data`` is. When omitted it is told from the type. A ``str`` is a data URL when it
+        begins with ``data:``, a URL with ``http://`` or ``https://``, base64 text when it has no
+        character outside that alphabet, else a path. **Name the kind of any text that came from
+        outside**: otherwise its sender may name a file of yours.
+    fetcher : callable, optional
+        ``fetcher(url) -> bytes``, called for a URL only; it may be a coroutine function for
+        :func:`mmformat.materialize_async`. Without one no URL is ever opened.
+    max_nbytes : int, default 1 GiB
+        Bound on the encoded bytes.
+    max_pixels : int, default 89,478,485
+        Bound on the pixels of an image, or of one frame, checked before anything is decoded.
+
+    Raises
+    ------
+    ModelError
+        For a kind that ``data`` cannot be, or a bound below 1.
 
     Notes
     -----
-    **Copies**: none. A source cannot be encoded: materialize it first.
+    **Copies**: none. **Lifetime**: the source keeps ``data``; a file object stays the caller's, is
+    read from where it stands, and is not closed. A source cannot be encoded nor pickled:
+    materialize it first.
 
     Examples
     --------
     >>> Source(b"...")
     Source(<3 bytes>)
+    >>> Source("photo.jpg").kind, Source("/9j/4AAQ").kind, Source("/9j/4AAQ", kind="path").kind
+    ('path', 'base64', 'path')
     """
 
-    __slots__ = ("data",)
+    __slots__ = ("data", "fetcher", "kind", "max_nbytes", "max_pixels")
 
-    def __init__(self, data: Any) -> None:
+    def __init__(
+        self,
+        data: Any,
+        *,
+        kind: str | None = None,
+        fetcher: Callable[[str], Any] | None = None,
+        max_nbytes: int = MAX_NBYTES,
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        for name, bound in (("max_nbytes", max_nbytes), ("max_pixels", max_pixels)):
+            if type(bound) is not int or bound < 1:
+                raise ModelError(f"expected a positive int, got {bound!r}", path=f"$.{name}")
         self.data = data
+        self.kind: str = _kind_of(data) if kind is None else _checked_kind(data, kind)
+        self.fetcher = fetcher
+        self.max_nbytes = max_nbytes
+        self.max_pixels = max_pixels
 
     def __repr__(self) -> str:
         if isinstance(self.data, (bytes, bytearray, memoryview)):
             return f"Source(<{len(self.data):,} bytes>)"
         if isinstance(self.data, str) and len(self.data) > 60:
             return f"Source(<{len(self.data):,} characters>)"
+        if self.kind == "array":
+            return f"Source(<{self.data.dtype} {self.data.shape}>)"
         return f"Source({self.data!r})"
+
+    def __reduce__(self) -> NoReturn:
+        # A pickled source would be decoded again by whoever loads it: the cost this library removes.
+        raise ModelError(
+            "expected a materialized item, got a Source that is about to be pickled or copied",
+            hint="call mmformat.materialize(inputs) first",
+            code="not-materialized",
+        )
+
+
+def _kind_of(data: Any) -> str:
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return "bytes"
+    if isinstance(data, str):
+        return _kind_of_text(data)
+    if isinstance(data, os.PathLike):
+        return "path"
+    if callable(getattr(data, "read", None)):
+        return "file"
+    if hasattr(data, "__array_interface__") and hasattr(data, "mode"):
+        return "image"
+    if hasattr(data, "__array_interface__"):
+        return "array"
+    raise ModelError(
+        f"expected bytes, text, a path, a file, an image or an array, got {type(data).__name__}",
+        path="$.data",
+        hint="name it: Source(data, kind='medium') hands it to the processor as it is",
+    )
+
+
+def _kind_of_text(text: str) -> str:
+    head = text[:8].lower()
+    if head.startswith("data:"):
+        return "data_url"
+    if head.startswith(("http://", "https://")):
+        return "url"
+    if "://" in text[:16]:
+        # file://, ftp:// and the rest come out of requests, not out of programs.
+        raise ModelError(
+            f"expected an http(s) URL, a data URL, base64 text or a path, got {text[:40]!r}",
+            path="$.data",
+            hint="for a local file: Source(pathlib.Path(...))",
+        )
+    return "base64" if text and _BASE64.issuperset(text) else "path"
+
+
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "bytes": (bytes, bytearray, memoryview),
+    "base64": (str, bytes),
+    "data_url": (str,),
+    "url": (str,),
+    "path": (str, os.PathLike),
+}
+
+
+def _checked_kind(data: Any, kind: str) -> str:
+    if kind not in KINDS:
+        raise ModelError(f"expected a kind of {KINDS}, got {kind!r}", path="$.kind")
+    types = _TYPES.get(kind)
+    if types is not None:
+        if not isinstance(data, types):
+            names = ", ".join(each.__name__ for each in types)
+            raise ModelError(
+                f"expected {names} for {kind}, got {type(data).__name__}", path="$.data"
+            )
+        if kind == "data_url" and _kind_of_text(data) != kind:
+            raise ModelError(f"expected a data URL, got {data[:40]!r}", path="$.data")
+        if kind == "url" and _kind_of_text(data) != kind:
+            raise ModelError(f"expected an http(s) URL, got {data[:40]!r}", path="$.data")
+    elif kind != "medium" and _kind_of(data) != kind:
+        raise ModelError(f"expected a {kind}, got {type(data).__name__}", path="$.data")
+    return kind

@@ -1,0 +1,246 @@
+"""Values of an item split into JSON and tensors, and put together again."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from mmformat.errors import DecodeError, EncodeError, LimitError
+from mmformat.model.dictionary import DictionaryTensor
+from mmformat.model.dtypes import numpy_dtype_name
+from mmformat.model.limits import Limits
+from mmformat.model.source import Source
+from mmformat.model.tensors import is_torch
+
+__all__ = ["join", "split"]
+
+SAFE_INT: Final = 2**53
+"""Larger ints are written as text: a JSON reader in another language may hold doubles only."""
+
+TORCH: Final = "$tensor"
+NUMPY: Final = "$ndarray"
+
+Collect = Callable[[str, Any], None]
+Restore = Callable[[str, bool], Any]
+
+
+def split(values: dict[str, Any], collect: Collect, *, path: str) -> str:
+    """Return the JSON text of ``values``; each tensor goes to ``collect`` under its name.
+
+    Parameters
+    ----------
+    values : dict
+        The fields of an item or of the request.
+    collect : callable
+        Called with a name such as ``feature[0]`` and the tensor.
+    path : str
+        Where the values stand, for errors.
+
+    Raises
+    ------
+    EncodeError
+        When a value cannot travel; the path names it.
+    """
+    splitter = _Splitter(collect, path)
+    try:
+        tree = {key: splitter.value(value, key) for key, value in values.items()}
+    except RecursionError as error:
+        raise EncodeError(
+            "expected values nested less deeply", path=path, code="attributes-depth"
+        ) from error
+    return json.dumps(tree, separators=(",", ":"), allow_nan=False)
+
+
+class _Splitter:
+    __slots__ = ("collect", "path")
+
+    def __init__(self, collect: Collect, path: str) -> None:
+        self.collect = collect
+        self.path = path
+
+    def value(self, value: Any, name: str) -> Any:
+        kind = type(value)
+        if kind in (str, bool) or value is None:
+            return value
+        if kind is int:
+            return value if -SAFE_INT <= value <= SAFE_INT else {"$int": str(value)}
+        if kind is float:
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        if kind is list:
+            return [self.value(part, f"{name}[{i}]") for i, part in enumerate(value)]
+        if kind is tuple:
+            return {"$tuple": [self.value(part, f"{name}[{i}]") for i, part in enumerate(value)]}
+        if kind is dict:
+            return self._dict(value, name)
+        if isinstance(value, DictionaryTensor):
+            self.collect(name, value)
+            return {TORCH if is_torch(value.table) else NUMPY: name}
+        if isinstance(value, np.ndarray):
+            self.collect(name, value)
+            return {NUMPY: name}
+        if is_torch(value):
+            self.collect(name, value)
+            return {TORCH: name}
+        return self._rarer(value, name)
+
+    def _dict(self, value: dict[Any, Any], name: str) -> Any:
+        parts = {key: self.value(part, f"{name}[{key!r}]") for key, part in value.items()}
+        if all(type(key) is str and not key.startswith("$") for key in parts):
+            return parts
+        return {"$dict": [[self.value(key, f"{name}.keys"), part] for key, part in parts.items()]}
+
+    def _rarer(self, value: Any, name: str) -> Any:
+        if type(value) in (bytes, bytearray):
+            tag = "$bytes" if type(value) is bytes else "$bytearray"
+            return {tag: base64.b64encode(value).decode()}
+        if type(value) is complex:
+            return {"$complex": [self.value(value.real, name), self.value(value.imag, name)]}
+        if isinstance(value, np.generic):
+            dtype = numpy_dtype_name(value.dtype)
+            if dtype is not None:
+                return {"$scalar": [dtype, base64.b64encode(value.tobytes()).decode()]}
+        hint = "send plain Python values, torch tensors or numpy arrays"
+        if isinstance(value, Source):
+            hint = "decode it first: mm.materialize(inputs, processor=...)"
+        elif isinstance(value, (str, int, float, bytes, list, tuple, dict)):
+            base = next(kind for kind in type(value).__mro__ if kind.__module__ == "builtins")
+            hint = f"convert it: {base.__name__}(value)"
+        raise EncodeError(
+            f"expected a value that can travel, got {type(value).__module__}."
+            f"{type(value).__qualname__}",
+            path=f"{self.path}.{name}",
+            hint=hint,
+            code="not-materialized" if isinstance(value, Source) else None,
+        )
+
+
+def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str, Any]:
+    """Return the values that :func:`split` took apart.
+
+    Parameters
+    ----------
+    text : str
+        JSON.
+    restore : callable
+        Called with a tensor's name and whether it was a torch tensor; returns the tensor.
+    limits : Limits
+        ``attributes_nbytes`` and ``attributes_depth`` are enforced.
+    path : str
+        Where the row stands, for errors.
+
+    Raises
+    ------
+    DecodeError
+        When the text is no JSON object or holds a tag that is not of this version.
+    LimitError
+        When it is too long or too deep.
+    """
+    limits.check("attributes_nbytes", len(text), path=path)
+    try:
+        tree = json.loads(text, parse_constant=_no_constant)
+    except RecursionError as error:
+        raise LimitError(
+            f"expected attributes_depth of at most {limits.attributes_depth}", path=path
+        ) from error
+    except ValueError as error:
+        raise DecodeError(f"expected JSON, got: {error}", path=path, code="attributes") from error
+    if type(tree) is not dict:
+        raise DecodeError("expected a JSON object", path=path, code="attributes")
+    joiner = _Joiner(restore, limits, path)
+    return {key: joiner.value(value, 1) for key, value in tree.items()}
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
+class _Joiner:
+    __slots__ = ("limits", "path", "restore")
+
+    def __init__(self, restore: Restore, limits: Limits, path: str) -> None:
+        self.restore = restore
+        self.limits = limits
+        self.path = path
+
+    def value(self, value: Any, depth: int) -> Any:
+        kind = type(value)
+        if kind is dict:
+            self._deeper(depth)
+            if len(value) == 1:
+                tag, content = next(iter(value.items()))
+                if tag.startswith("$"):
+                    return self._tagged(tag, content, depth + 1)
+            return {self._plain(key): self.value(part, depth + 1) for key, part in value.items()}
+        if kind is list:
+            self._deeper(depth)
+            return [self.value(part, depth + 1) for part in value]
+        return value
+
+    def _deeper(self, depth: int) -> None:
+        self.limits.check("attributes_depth", depth, path=self.path)
+
+    def _plain(self, key: str) -> str:
+        if key.startswith("$"):
+            raise self._bad(f"a key that begins with $ alone in its object, got {key!r}")
+        return key
+
+    def _tagged(self, tag: str, content: Any, depth: int) -> Any:
+        if tag in (TORCH, NUMPY) and type(content) is str:
+            return self.restore(content, tag == TORCH)
+        if tag in ("$tuple", "$dict", "$complex") and type(content) is list:
+            return self._composite(tag, content, depth)
+        try:
+            if tag == "$int" and type(content) is str:
+                return _exact_int(content)
+            if tag == "$float" and content in ("nan", "inf", "-inf"):
+                return float(content)
+            if tag in ("$bytes", "$bytearray") and type(content) is str:
+                made = base64.b64decode(content, validate=True)
+                return made if tag == "$bytes" else bytearray(made)
+            if tag == "$scalar" and type(content) is list and len(content) == 2:
+                return _scalar(*content)
+        except (ValueError, TypeError) as error:
+            raise self._bad(f"a value of {tag}, got: {error}") from error
+        raise self._bad(f"a tag of version 1, got {tag!r} with a {type(content).__name__}")
+
+    def _composite(self, tag: str, content: list[Any], depth: int) -> Any:
+        parts = self.value(content, depth)
+        if tag == "$tuple":
+            return tuple(parts)
+        try:
+            if tag == "$complex":
+                real, imaginary = parts
+                return complex(float(real), float(imaginary))
+            pairs = [(key, part) for key, part in parts]
+            made = dict(pairs)
+        except (TypeError, ValueError) as error:
+            raise self._bad(f"pairs in {tag}, got: {error}") from error
+        if len(made) != len(pairs):
+            raise self._bad("different keys in $dict, got one twice")
+        return made
+
+    def _bad(self, expected: str) -> DecodeError:
+        return DecodeError(f"expected {expected}", path=self.path, code="attributes")
+
+
+def _exact_int(text: str) -> int:
+    # int() refuses over 4,300 digits by itself, and allows spaces and underscores, which we do not.
+    if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdigit():
+        raise ValueError("expected decimal digits")
+    return int(text)
+
+
+def _scalar(name: str, text: str) -> np.generic:
+    from mmformat.model.dtypes import numpy_dtype
+
+    data = base64.b64decode(text, validate=True)
+    dtype = numpy_dtype(name)
+    if len(data) != dtype.itemsize:
+        raise ValueError(f"expected {dtype.itemsize} bytes")
+    made: np.generic = np.frombuffer(data, dtype)[0]
+    return made

@@ -1,0 +1,214 @@
+"""A message into inputs: checked first, then views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from mmformat.codec.attributes import join
+from mmformat.codec.encodings import check_entry, tensor_of
+from mmformat.codec.rows import Row, TensorEntry
+from mmformat.codec.schema import REQUEST
+from mmformat.codec.spans import open_spans
+from mmformat.codec.stream import read_batches
+from mmformat.errors import DecodeError, IntegrityError
+from mmformat.model.item import MultimodalDataItem, MultimodalInputs
+from mmformat.model.limits import Limits
+from mmformat.model.modality import InputFormat, Modality
+
+__all__ = ["Library", "decode"]
+
+Library = Literal["torch", "numpy"]
+
+_MODALITIES = {member.value: member for member in Modality}
+_FORMATS = {member.value: member for member in InputFormat}
+_FIELDS = ("feature", "model_specific_data", "precomputed_embeddings")
+
+
+def decode(
+    source: Any,
+    device: str = "cpu",
+    *,
+    limits: Limits | None = None,
+    library: Library | None = None,
+    expand: bool = True,
+) -> MultimodalInputs:
+    """Decode a message into the inputs that were encoded.
+
+    Parameters
+    ----------
+    source : EncodedMessage, bytes, buffer, list of frames, or path
+        The message; a path is mapped copy-on-write.
+    device : str, default "cpu"
+        Where the tensors are wanted.
+    limits : Limits, optional
+        What the message may ask for.
+    library : {"torch", "numpy"}, optional
+        Which tensors to make; each as it was sent when omitted.
+    expand : bool, default True
+        Expand dictionary tensors; otherwise they come as DictionaryTensor.
+
+    Returns
+    -------
+    MultimodalInputs
+        Equal to what was encoded.
+
+    Raises
+    ------
+    DecodeError
+        When the bytes are no message of this format: TruncatedError, SchemaError, VersionError,
+        IntegrityError, each with the code of the broken clause.
+    LimitError
+        When the message asks for more than the limits allow.
+    MissingExtraError
+        When torch tensors were sent and torch is not installed.
+
+    Notes
+    -----
+    **Copies**: none of an uncompressed tensor of more than 12 bytes; compressed tensors and
+    expanded dictionary tensors are written once. **Lifetime**: each tensor keeps its frame alive.
+    A torch tensor over immutable bytes must not be written to; numpy arrays say so themselves.
+
+    References
+    ----------
+    SPEC.md, "Reading".
+
+    Examples
+    --------
+    >>> import mmformat as mm
+    >>> mm.decode(mm.encode(mm.MultimodalInputs(request_data={"a": (1, None)}))).request_data
+    {'a': (1, None)}
+    """
+    if device != "cpu":
+        raise DecodeError(f"expected device 'cpu', got {device!r}", code="device")
+    bounds = limits or Limits()
+    spans = open_spans(source)
+    items, request = _gather(read_batches(spans, bounds), bounds)
+    reader = _Reader(bounds, library, expand)
+    inputs = MultimodalInputs(items=[reader.item(*rows) for rows in items])
+    if request is not None:
+        fields = reader.values(request, "$", ("request_data",))
+        inputs.request_data = fields.get("request_data", {})
+    return inputs
+
+
+def _gather(
+    batches: Iterable[list[Row]], limits: Limits
+) -> tuple[list[tuple[Row, str]], Row | None]:
+    """Put the rows of each item together, and check their order."""
+    items: list[tuple[Row, str]] = []
+    request: Row | None = None
+    tensors = 0
+    for number, rows in enumerate(batches):
+        previous = -2
+        for row in rows:
+            tensors += len(row.tensors)
+            path = f"$.items[{row.item}]" if row.item >= 0 else "$"
+            # The request's row comes last, so it is ordered as if it were number infinity.
+            place = row.item if row.item >= 0 else len(items) + len(rows)
+            if row.item < -1 or (row.item == -1) != (row.modality == REQUEST) or place <= previous:
+                raise IntegrityError(
+                    "expected rows in item order, the request's last", path=path, code="row-order"
+                )
+            previous = place
+            if number == 0:
+                if row.item == -1:
+                    request = row
+                elif row.item == len(items):
+                    items.append((row, path))
+                else:
+                    raise IntegrityError("expected items 0, 1, ...", path=path, code="row-order")
+                continue
+            head = request if row.item == -1 else items[row.item][0] if row.item < len(items) else None
+            if head is None or head.modality != row.modality or _has_fields(row):
+                raise IntegrityError(
+                    "expected a continuation row with tensors alone", path=path, code="continuation"
+                )
+            head.tensors += row.tensors
+    limits.check("items", len(items))
+    limits.check("tensors", tensors)
+    return items, request
+
+
+def _has_fields(row: Row) -> bool:
+    fields = (row.format, row.hash, row.pad_value, row.identity, row.offsets, row.attributes)
+    return any(value is not None for value in fields)
+
+
+class _Reader:
+    """Make the values of rows."""
+
+    __slots__ = ("expand", "library", "limits")
+
+    def __init__(self, limits: Limits, library: Library | None, expand: bool) -> None:
+        self.limits = limits
+        self.library = library
+        self.expand = expand
+
+    def item(self, row: Row, path: str) -> MultimodalDataItem:
+        modality = _MODALITIES.get(row.modality)
+        form = _FORMATS.get(row.format or "")
+        if modality is None or form is None:
+            raise DecodeError(
+                f"expected a modality and a format of version 1, got {row.modality!r} and "
+                f"{row.format!r}",
+                path=path,
+                code="modality",
+            )
+        return MultimodalDataItem(
+            modality=modality,
+            format=form,
+            hash=_integer(row.hash, path),
+            pad_value=row.pad_value,
+            identity=row.identity,
+            offsets=row.offsets,
+            **self.values(row, path, _FIELDS),
+        )
+
+    def values(self, row: Row, path: str, fields: tuple[str, ...]) -> dict[str, Any]:
+        entries: dict[str, TensorEntry] = {}
+        for entry in row.tensors:
+            if entry.name in entries:
+                raise IntegrityError(
+                    f"expected {entry.name!r} once", path=path, code="tensor-names"
+                )
+            check_entry(entry, self.limits, path=f"{path}.{entry.name}")
+            entries[entry.name] = entry
+
+        def restore(name: str, torch: bool) -> Any:
+            entry = entries.pop(name, None)
+            if entry is None:
+                raise IntegrityError(
+                    f"expected a tensor called {name!r}, once", path=path, code="tensor-names"
+                )
+            if self.library is not None:
+                torch = self.library == "torch"
+            return tensor_of(entry, torch=torch, expand=self.expand, path=f"{path}.{name}")
+
+        if row.attributes is None:
+            raise DecodeError("expected attributes", path=path, code="attributes")
+        values = join(row.attributes, restore, limits=self.limits, path=path)
+        if entries:
+            raise IntegrityError(
+                f"expected attributes that use every tensor, {next(iter(entries))!r} is left",
+                path=path,
+                code="tensor-names",
+            )
+        for name, value in values.items():
+            mapping = name in ("model_specific_data", "request_data")
+            if name not in fields or (mapping and type(value) is not dict):
+                raise DecodeError(
+                    f"expected the fields {', '.join(fields)}, got {name!r}",
+                    path=path,
+                    code="attributes",
+                )
+        return values
+
+
+def _integer(text: str | None, path: str) -> int | None:
+    if text is None:
+        return None
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 1300:
+        raise DecodeError("expected decimal digits", path=f"{path}.hash", code="hash")
+    return int(text)

@@ -1,0 +1,218 @@
+"""How one tensor becomes the data of its row, and comes back: plain and dictionary."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from mmformat._arrow import buffer_of, view_of_address
+from mmformat.codec.columns import CHUNK_NBYTES, INLINE_NBYTES
+from mmformat.codec.rows import DICTIONARY, PLAIN, Bytes, TensorEntry
+from mmformat.codec.tensors import numpy_view, torch_view
+from mmformat.errors import DecodeError, IntegrityError, ModelError
+from mmformat.model.dictionary import DictionaryTensor, check_dictionary, expanded_shape
+from mmformat.model.dtypes import ITEMSIZE
+from mmformat.model.limits import Limits
+from mmformat.model.tensors import TensorSpec, tensor_buffer, tensor_spec
+
+__all__ = ["check_entry", "entry_of", "tensor_of"]
+
+_PARAMETERS = ("axis", "codes", "entries", "repeat", "repeat_axis", "table_channels")
+
+
+def entry_of(name: str, value: Any, *, path: str) -> TensorEntry:
+    """Return the row entry of a tensor value.
+
+    Raises
+    ------
+    ModelError
+        When the tensor cannot travel.
+
+    Notes
+    -----
+    **Copies**: none for contiguous tensors; the bytes of the view otherwise.
+    """
+    if isinstance(value, DictionaryTensor):
+        table, codes = tensor_spec(value.table), tensor_spec(value.codes)
+        parameters = {
+            "axis": value.axis,
+            "codes": list(codes.shape),
+            "entries": table.shape[1],
+            "repeat": value.repeat,
+            "repeat_axis": value.repeat_axis,
+            "table_channels": table.shape[0],
+        }
+        data: list[Bytes] = [tensor_buffer(value.table, path=path)]
+        data += _chunks(tensor_buffer(value.codes, path=path))
+        text = json.dumps(parameters, separators=(",", ":"))
+        return TensorEntry(name, table.dtype, tuple(value.shape), DICTIONARY, text, data)
+    spec = tensor_spec(value, path=path)
+    return TensorEntry(
+        name, spec.dtype, spec.shape, PLAIN, None, _chunks(tensor_buffer(value, path=path))
+    )
+
+
+def _chunks(buffer: Any) -> list[Bytes]:
+    if buffer.size == 0:
+        return []
+    if buffer.size <= CHUNK_NBYTES:
+        return [buffer]
+    # The last chunk takes a rest that would be an inline view: chunks stay behind each other.
+    starts = range(0, buffer.size - INLINE_NBYTES, CHUNK_NBYTES)
+    ends = [*starts[1:], buffer.size]
+    return [
+        view_of_address(buffer.address + start, end - start, buffer)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def check_entry(entry: TensorEntry, limits: Limits, *, path: str) -> None:
+    """Raise when dtype, shape, encoding and bytes contradict each other; no tensor byte is read.
+
+    Raises
+    ------
+    DecodeError
+        For a dtype or an encoding that is not of this version.
+    IntegrityError
+        When the bytes are not those that dtype and shape need.
+    LimitError
+        When the tensor would be larger than the limits allow.
+    """
+    nbytes = checked_nbytes(entry.dtype, entry.shape, limits, path=path)
+    if entry.encoding == PLAIN:
+        if entry.parameters is not None:
+            raise DecodeError("expected no parameters for plain", path=path, code="parameters")
+        expected = nbytes
+        stored = sum(map(len, entry.data))
+    elif entry.encoding == DICTIONARY:
+        dictionary = _dictionary(entry, path)
+        if math.prod(dictionary.expanded) * ITEMSIZE[entry.dtype] != nbytes:
+            raise IntegrityError(
+                f"expected codes for the shape {entry.shape}, got {dictionary.codes.shape} "
+                f"repeated {dictionary.repeat} times",
+                path=path,
+                code="shape-bytes",
+            )
+        if not entry.data or len(entry.data[0]) != dictionary.table.nbytes:
+            raise IntegrityError(
+                f"expected a table of {dictionary.table.nbytes} bytes first in the data",
+                path=path,
+                code="shape-bytes",
+            )
+        expected = dictionary.codes.nbytes
+        stored = sum(map(len, entry.data[1:]))
+    else:
+        raise DecodeError(
+            f"expected encoding plain or dictionary, got {entry.encoding!r}",
+            path=path,
+            code="encoding",
+        )
+    if stored != expected:
+        raise IntegrityError(
+            f"expected {expected:,} bytes for {entry.dtype} {list(entry.shape)}, got {stored:,}",
+            path=path,
+            code="shape-bytes",
+        )
+
+
+def checked_nbytes(dtype: str, shape: Sequence[int], limits: Limits, *, path: str) -> int:
+    """Return the bytes of a tensor; extents are checked first, so that nothing overflows."""
+    itemsize = ITEMSIZE.get(dtype)
+    if itemsize is None:
+        raise DecodeError(f"expected a dtype of the wire, got {dtype!r}", path=path, code="dtype")
+    if any(extent < 0 for extent in shape):
+        raise DecodeError(
+            f"expected extents of 0 or more, got {list(shape)}", path=path, code="shape"
+        )
+    # A zero extent does not excuse the others: their strides would still overflow elsewhere.
+    limits.check(
+        "tensor_nbytes", itemsize * math.prod(max(extent, 1) for extent in shape), path=path
+    )
+    return itemsize * math.prod(shape)
+
+
+def tensor_of(entry: TensorEntry, *, torch: bool, expand: bool, path: str) -> Any:
+    """Return the tensor of a checked entry.
+
+    Raises
+    ------
+    IntegrityError
+        When a code is not in the table.
+
+    Notes
+    -----
+    **Copies**: none for one chunk, or chunks that lie behind each other; chunks that do not are
+    joined. ``expand`` writes every element of a dictionary tensor.
+    """
+    view = torch_view if torch else numpy_view
+    if entry.encoding == PLAIN:
+        return view(_joined(entry.data), entry.dtype, entry.shape)
+    dictionary = _dictionary(entry, path)
+    made = DictionaryTensor(
+        view(_joined(entry.data[1:]), "uint8", dictionary.codes.shape),
+        view(entry.data[0], entry.dtype, dictionary.table.shape),
+        axis=dictionary.axis,
+        repeat_axis=dictionary.repeat_axis,
+        repeat=dictionary.repeat,
+        shape=entry.shape,
+    )
+    if not expand:
+        return made
+    try:
+        return made.expand()
+    except ModelError as error:
+        raise IntegrityError(error.reason, path=path, code=error.code) from error
+
+
+def _joined(chunks: Sequence[Bytes]) -> Bytes:
+    if len(chunks) == 1:
+        return chunks[0]
+    buffers = [buffer_of(chunk) for chunk in chunks]
+    nbytes = sum(buffer.size for buffer in buffers)
+    if all(a.address + a.size == b.address for a, b in pairwise(buffers)):
+        return view_of_address(buffers[0].address, nbytes, buffers)
+    return memoryview(bytearray().join(chunks))
+
+
+class _Dictionary:
+    """The parameters of a dictionary entry, checked."""
+
+    __slots__ = ("axis", "codes", "expanded", "repeat", "repeat_axis", "table")
+
+    def __init__(self, values: dict[str, Any], dtype: str) -> None:
+        codes = values["codes"]
+        if type(codes) is not list or any(type(extent) is not int or extent < 0 for extent in codes):
+            raise ValueError("expected extents of the codes")
+        for name in _PARAMETERS:
+            if name != "codes" and type(values[name]) is not int:
+                raise ValueError(f"expected an int for {name}")
+        self.codes = TensorSpec("uint8", tuple(codes))
+        self.table = TensorSpec(dtype, (values["table_channels"], values["entries"]))
+        self.axis: int = values["axis"]
+        self.repeat: int = values["repeat"]
+        self.repeat_axis: int = values["repeat_axis"]
+        check_dictionary(
+            self.codes,
+            self.table,
+            axis=self.axis,
+            repeat_axis=self.repeat_axis,
+            repeat=self.repeat,
+        )
+        self.expanded = expanded_shape(
+            self.codes.shape, repeat_axis=self.repeat_axis, repeat=self.repeat
+        )
+
+
+def _dictionary(entry: TensorEntry, path: str) -> _Dictionary:
+    try:
+        values = json.loads(entry.parameters or "null")
+        if type(values) is not dict or sorted(values) != list(_PARAMETERS):
+            raise ValueError(f"expected the keys {', '.join(_PARAMETERS)}")
+        return _Dictionary(values, entry.dtype)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(
+            f"expected the parameters of a dictionary, got: {error}", path=path, code="parameters"
+        ) from error

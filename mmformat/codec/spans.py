@@ -1,0 +1,102 @@
+"""The bytes of a message, in one piece or in frames, without joining them."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmformat.errors import DecodeError, TruncatedError
+from mmformat.model.message import EncodedMessage
+
+__all__ = ["Spans", "open_spans"]
+
+
+class Spans:
+    """Read ranges of a message that lies in one or more buffers.
+
+    Parameters
+    ----------
+    frames : sequence of buffers
+        Joined, they are the message.
+
+    Notes
+    -----
+    **Copies**: none where a range lies in one frame; a range that crosses frames is joined.
+    """
+
+    __slots__ = ("_starts", "_views", "nbytes")
+
+    def __init__(self, frames: Sequence[Any]) -> None:
+        # An empty view cannot be cast, and adds nothing.
+        views = [memoryview(frame) for frame in frames]
+        self._views = [view.cast("B") for view in views if view.nbytes]
+        self._starts = [0]
+        for view in self._views:
+            self._starts.append(self._starts[-1] + len(view))
+        self.nbytes = self._starts.pop()
+
+    def read(self, start: int, nbytes: int) -> memoryview:
+        """Return ``nbytes`` bytes from ``start``.
+
+        Raises
+        ------
+        TruncatedError
+            When the message is shorter.
+        """
+        if start < 0 or nbytes < 0 or start + nbytes > self.nbytes:
+            raise TruncatedError(
+                f"expected {nbytes:,} bytes at byte {start:,}, got a message of {self.nbytes:,}"
+            )
+        if nbytes == 0:
+            return memoryview(b"")
+        index = bisect_right(self._starts, start) - 1
+        view = self._views[index]
+        at = start - self._starts[index]
+        if at + nbytes <= len(view):
+            return view[at : at + nbytes]
+        pieces = []
+        while nbytes:
+            piece = self._views[index][at : at + nbytes]
+            pieces.append(piece)
+            nbytes -= len(piece)
+            index, at = index + 1, 0
+        return memoryview(b"".join(pieces))
+
+
+def open_spans(source: Any) -> Spans:
+    """Return the bytes of a message, of a buffer, of a list of frames, or of a file (mapped).
+
+    Raises
+    ------
+    DecodeError
+        When the source is none of these, or the file cannot be mapped.
+    """
+    if isinstance(source, EncodedMessage):
+        return Spans(source.frames)
+    if isinstance(source, (str, os.PathLike)):
+        return Spans([_map_file(Path(source))])
+    if isinstance(source, (list, tuple)):
+        return Spans(source)
+    try:
+        return Spans([source])
+    except (TypeError, ValueError) as error:
+        raise DecodeError(
+            "expected a message, bytes, a contiguous buffer, frames or a path, "
+            f"got {type(source).__name__}",
+            code="source",
+        ) from error
+
+
+def _map_file(path: Path) -> mmap.mmap | bytes:
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                return b""
+            # Copy-on-write: a tensor that is written to never changes the file.
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    except (OSError, ValueError) as error:
+        raise DecodeError(f"expected a readable file, got: {error}", code="source") from error

@@ -1,0 +1,256 @@
+"""The messages of a stream, found one behind the other and checked before anything is viewed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from mmformat._arrow import open_stream, read_compressed_batch
+from mmformat.codec.columns import BUFFERS, NODES, read_rows
+from mmformat.codec.flatbuffer import (
+    RECORD_BATCH,
+    SCHEMA_HEADER,
+    BatchMetadata,
+    read_batch_metadata,
+    read_header_type,
+)
+from mmformat.codec.rows import Row
+from mmformat.codec.schema import (
+    ALIGNMENT,
+    CONTINUATION,
+    END_OF_STREAM,
+    SCHEMA,
+    SCHEMA_MESSAGE,
+    VERSION,
+    VERSION_KEY,
+)
+from mmformat.codec.spans import Spans
+from mmformat.errors import DecodeError, IntegrityError, SchemaError, TruncatedError, VersionError
+from mmformat.model.limits import Limits
+
+__all__ = ["Batch", "read_batches", "read_schema"]
+
+
+class Batch(NamedTuple):
+    """Say where a record batch lies in its message.
+
+    Parameters
+    ----------
+    start : int
+        Byte of the message at which the encapsulated message begins.
+    body_at : int
+        Byte of the message at which the body begins.
+    metadata : BatchMetadata
+        What the flatbuffer says, checked against the message's length.
+    """
+
+    start: int
+    body_at: int
+    metadata: BatchMetadata
+
+
+def read_schema(spans: Spans, limits: Limits) -> int:
+    """Check the schema message and return the byte behind it.
+
+    Raises
+    ------
+    SchemaError, VersionError, TruncatedError
+        When the stream does not begin with a schema of this format and version.
+    """
+    nbytes = len(SCHEMA_MESSAGE)
+    if spans.nbytes >= nbytes and spans.read(0, nbytes) == SCHEMA_MESSAGE:
+        return nbytes
+    metadata, end = _read_metadata(spans, 0, limits)
+    if metadata is None or read_header_type(metadata) != SCHEMA_HEADER:
+        raise SchemaError("expected a schema message first", code="no-schema")
+    _check_schema(bytes(spans.read(0, end)))
+    return end
+
+
+def _check_schema(message: bytes) -> None:
+    try:
+        schema = open_stream(message + END_OF_STREAM).schema
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise SchemaError(f"expected an Arrow schema, got: {error}") from error
+    text = (schema.metadata or {}).get(VERSION_KEY)
+    if text is None:
+        raise SchemaError(
+            "expected the key mmformat.version in the schema's metadata",
+            code="no-version",
+            hint="this is an Arrow stream, but no mmformat message",
+        )
+    if not text.isdigit():
+        raise SchemaError(f"expected a version number, got {text!r}", code="no-version")
+    if int(text[:9]) != VERSION:
+        raise VersionError(
+            f"expected a message of version {VERSION}, got version {text[:9].decode()}",
+            hint="upgrade mmformat in the reader",
+        )
+    if not schema.equals(SCHEMA, check_metadata=False):
+        raise SchemaError(
+            f"expected the schema of version {VERSION}, got {len(schema)} columns: "
+            f"{', '.join(schema.names)[:200]}"
+        )
+
+
+def _read_metadata(spans: Spans, at: int, limits: Limits) -> tuple[bytes | None, int]:
+    prefix = spans.read(at, 8)
+    if prefix[:4] != CONTINUATION:
+        raise DecodeError(
+            "expected the continuation marker of an Arrow message",
+            path=f"$[{at}]",
+            code="continuation",
+            hint="this is no mmformat message" if at == 0 else None,
+        )
+    nbytes = int.from_bytes(prefix[4:], "little")
+    if nbytes == 0:
+        return None, at + 8
+    limits.check("metadata_nbytes", nbytes)
+    return bytes(spans.read(at + 8, nbytes)), at + 8 + nbytes
+
+
+def find_batches(spans: Spans, limits: Limits) -> Iterator[Batch]:
+    """Yield each record batch of the stream, its extents checked; the stream must end there.
+
+    Raises
+    ------
+    DecodeError, IntegrityError, LimitError, SchemaError, TruncatedError, VersionError
+        When the stream is not what the format says.
+    """
+    limits.check("message_nbytes", spans.nbytes)
+    at = read_schema(spans, limits)
+    count = 0
+    while True:
+        start = at
+        metadata, body_at = _read_metadata(spans, at, limits)
+        if metadata is None:
+            break
+        count += 1
+        limits.check("batches", count)
+        batch = read_batch_metadata(metadata)
+        _check_extents(batch)
+        limits.check("items", batch.length - 1)
+        at = body_at + batch.body_nbytes
+        if at > spans.nbytes:
+            raise TruncatedError(
+                f"expected a body of {batch.body_nbytes:,} bytes at byte {body_at:,}, "
+                f"got a message of {spans.nbytes:,}"
+            )
+        if body_at % ALIGNMENT or at % ALIGNMENT:
+            raise IntegrityError(
+                f"expected the body on a multiple of {ALIGNMENT} bytes, got {body_at}..{at}",
+                code="alignment",
+            )
+        yield Batch(start, body_at, batch)
+    if body_at != spans.nbytes:
+        raise IntegrityError(
+            f"expected the end of the stream at byte {body_at:,}, "
+            f"got {spans.nbytes - body_at:,} bytes more",
+            code="trailing-bytes",
+        )
+
+
+@lru_cache(maxsize=256)
+def _check_extents(batch: BatchMetadata) -> None:
+    """Check counts, and that the buffers fill the body: in order, aligned, no hole, no overlap."""
+    if batch.length < 0 or any(number < 0 for number in batch.nodes):
+        raise DecodeError("expected lengths of 0 or more", code="array-length")
+    if len(batch.nodes) != 2 * NODES or len(batch.variadic) != 1:
+        raise SchemaError(
+            f"expected {NODES} arrays, one of them of views, got {len(batch.nodes) // 2}",
+            code="array-count",
+        )
+    variadic = batch.variadic[0]
+    if variadic < 0 or len(batch.buffers) != 2 * (BUFFERS + variadic):
+        raise SchemaError(
+            f"expected {BUFFERS + variadic} buffers, got {len(batch.buffers) // 2}",
+            code="buffer-count",
+        )
+    end = 0
+    for index in range(len(batch.buffers) // 2):
+        offset, length = batch.buffers[2 * index : 2 * index + 2]
+        alignment = ALIGNMENT if index >= BUFFERS else 8
+        expected = -(-end // alignment) * alignment
+        if length < 0 or offset != (expected if length or index < BUFFERS else offset):
+            raise IntegrityError(
+                f"expected buffer {index} at byte {expected} of the body, got {length} at {offset}",
+                path=f"$.buffers[{index}]",
+                code="layout",
+            )
+        end = offset + length
+    if batch.body_nbytes != -(-end // ALIGNMENT) * ALIGNMENT:
+        raise IntegrityError(
+            f"expected a body of {-(-end // ALIGNMENT) * ALIGNMENT} bytes, got {batch.body_nbytes}",
+            code="layout",
+        )
+
+
+def read_batches(spans: Spans, limits: Limits) -> Iterator[list[Row]]:
+    """Yield the rows of each batch of the message; tensors stay where they lie.
+
+    Raises
+    ------
+    DecodeError, IntegrityError, LimitError, SchemaError, TruncatedError, VersionError
+        When the stream is not what the format says.
+
+    Notes
+    -----
+    **Copies**: none of an uncompressed tensor; a compressed batch is written anew, on all cores,
+    after its sizes were checked against the limits.
+    """
+    decompressed = 0
+    for batch in find_batches(spans, limits):
+        metadata = batch.metadata
+        if metadata.compressed:
+            decompressed += _claimed_nbytes(spans, batch)
+            limits.check("decompressed_nbytes", decompressed)
+            buffers = _decompress(spans, batch)
+        else:
+            buffers = [
+                spans.read(batch.body_at + metadata.buffers[at], metadata.buffers[at + 1])
+                for at in range(0, len(metadata.buffers), 2)
+            ]
+        columns_nbytes = sum(map(len, buffers[:BUFFERS]))
+        limits.check("metadata_nbytes", columns_nbytes)
+        yield read_rows(
+            metadata.length, metadata.nodes, buffers[:BUFFERS], buffers[BUFFERS:], limits
+        )
+
+
+def _claimed_nbytes(spans: Spans, batch: Batch) -> int:
+    total = 0
+    buffers = batch.metadata.buffers
+    for at in range(0, len(buffers), 2):
+        offset, nbytes = buffers[at : at + 2]
+        if nbytes == 0:
+            continue
+        if nbytes < 8:
+            raise TruncatedError("expected a length before compressed bytes", code="compression")
+        claimed = int.from_bytes(spans.read(batch.body_at + offset, 8), "little", signed=True)
+        if claimed == -1:
+            claimed = nbytes - 8
+        # An LZ4 sequence cannot make more than 255 bytes of one.
+        if claimed < 0 or claimed > 255 * nbytes:
+            raise IntegrityError(
+                f"expected a length that {nbytes} bytes of LZ4 can make, got {claimed}",
+                path=f"$.buffers[{at // 2}]",
+                code="compression",
+            )
+        total += claimed
+    return total
+
+
+def _decompress(spans: Spans, batch: Batch) -> list[memoryview]:
+    end = batch.body_at + batch.metadata.body_nbytes
+    message = spans.read(batch.start, end - batch.start)
+    try:
+        buffers = read_compressed_batch(message, SCHEMA)
+    except (pa.ArrowException, OSError) as error:
+        raise IntegrityError(
+            f"expected LZ4 frames of the lengths before them, got: {error}", code="compression"
+        ) from error
+    empty = memoryview(b"")
+    return [empty if buffer is None else memoryview(buffer) for buffer in buffers]

@@ -1,0 +1,143 @@
+"""Rescaling and normalization as a table of the 256 values that a byte can become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmformat.errors import MaterializeError
+from mmformat.media.image.processed import Encoding, FloatDtype
+from mmformat.model import DictionaryTensor, TensorValue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Normalization"]
+
+_BYTES = np.arange(256, dtype=np.uint8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Normalization:
+    """Turn bytes into the floats of a model, exactly as transformers' PIL backend does.
+
+    Parameters
+    ----------
+    rescale_factor : float or None
+        What each byte is multiplied with, in float64, before it is rounded to float32; None leaves
+        the bytes alone.
+    mean, std : tuple of float, float, or None
+        One value a channel, or one for all; None (both) does not normalize.
+
+    Raises
+    ------
+    MaterializeError
+        When only one of ``mean`` and ``std`` is given.
+
+    References
+    ----------
+    transformers 5.23.0, ``image_transforms.rescale`` and ``image_transforms.normalize``:
+    ``(float32(float64(byte) * rescale_factor) - float32(mean)) / float32(std)``.
+
+    Examples
+    --------
+    >>> half = Normalization(rescale_factor=1 / 255, mean=0.5, std=0.5)
+    >>> half.table(1)[0, [0, 255]]
+    array([-1.,  1.], dtype=float32)
+    """
+
+    rescale_factor: float | None = 1 / 255
+    mean: tuple[float, ...] | float | None = None
+    std: tuple[float, ...] | float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
+            raise MaterializeError(
+                f"expected both a mean and a std, got {self.mean} and {self.std}", path="$.image_mean"
+            )
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether nothing is done, so that the pixels stay uint8."""
+        return self.rescale_factor is None and self.mean is None
+
+    def table(self, channels: int) -> npt.NDArray[np.float32]:
+        """Return the float32 value of each byte, as an array (channels, 256).
+
+        Raises
+        ------
+        MaterializeError
+            When the mean or the std is for another number of channels.
+        """
+        values = np.broadcast_to(_BYTES, (channels, 256))
+        if self.rescale_factor is None:
+            table = values.astype(np.float32)
+        else:
+            table = (values.astype(np.float64) * self.rescale_factor).astype(np.float32)
+        if self.mean is not None and self.std is not None:
+            mean = _column(self.mean, channels, "$.image_mean")
+            std = _column(self.std, channels, "$.image_std")
+            with np.errstate(divide="ignore", invalid="ignore"):
+                table = (table - mean) / std
+        return table
+
+    def feature(
+        self,
+        codes: npt.NDArray[np.uint8],
+        *,
+        axis: int,
+        encoding: Encoding,
+        dtype: FloatDtype,
+        repeat_axis: int = 0,
+        repeat: int = 1,
+        shape: tuple[int, ...] | None = None,
+    ) -> TensorValue:
+        """Return the pixels as a dictionary tensor or as plain floats.
+
+        Parameters
+        ----------
+        codes : uint8 array
+            The pixels, with their channels on ``axis``.
+        encoding : {"dictionary", "plain"}
+            What to return.
+        dtype : {"float32", "bfloat16", "float16"}
+            The element type; the float32 table is rounded to it, to nearest, ties to even.
+
+        Raises
+        ------
+        MaterializeError
+            For another encoding or dtype.
+
+        Notes
+        -----
+        **Copies**: none for ``"dictionary"``; for ``"plain"`` every element is written once.
+        """
+        if encoding not in ("dictionary", "plain"):
+            raise MaterializeError(
+                f"expected an encoding of 'dictionary' or 'plain', got {encoding!r}",
+                path="$.encoding",
+            )
+        if dtype not in ("float32", "bfloat16", "float16"):
+            raise MaterializeError(
+                f"expected a dtype of float32, bfloat16 or float16, got {dtype!r}", path="$.dtype"
+            )
+        table: npt.NDArray[np.float32] = self.table(codes.shape[axis])
+        tensor = DictionaryTensor(
+            codes, table, axis=axis, repeat_axis=repeat_axis, repeat=repeat, shape=shape
+        )
+        tensor = tensor if dtype == "float32" else tensor.to(dtype)
+        return tensor if encoding == "dictionary" else tensor.expand()
+
+
+def _column(
+    value: tuple[float, ...] | float, channels: int, path: str
+) -> npt.NDArray[np.float32]:
+    values: Sequence[Any] = value if isinstance(value, tuple) else [value] * channels
+    if len(values) != channels:
+        raise MaterializeError(
+            f"expected {channels} values, one a channel, got {len(values)}", path=path
+        )
+    return np.array(values, dtype=np.float32)[:, None]

@@ -1,0 +1,167 @@
+"""The Qwen2-VL family: smart resizing, and patches with every still repeated along time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mmformat.errors import MaterializeError
+from mmformat.media.image.normalization import Normalization
+from mmformat.media.image.pixels import planes, to_rgb
+from mmformat.media.image.processed import Encoding, FloatDtype, ImageLike, ProcessedImage
+from mmformat.media.image.resizing import resize, smart_resize
+from mmformat.media.image.settings import CLIP_MEAN, CLIP_STD, Settings
+
+__all__ = ["QwenVLImageProcessor", "patch_codes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QwenVLImageProcessor:
+    """Cut an image into the patches of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+
+    Parameters
+    ----------
+    min_pixels, max_pixels : int
+        Bounds on the pixels after resizing.
+    patch_size : int
+        Edge of a patch, in pixels.
+    temporal_patch_size : int
+        How often a still is repeated along time.
+    merge_size : int
+        How many patches along each edge the model merges into one token.
+    normalization : Normalization
+        From bytes to floats.
+    resample : int
+        A ``PIL.Image.Resampling``.
+    do_resize, do_convert_rgb : bool
+        Steps that can be left out.
+
+    References
+    ----------
+    transformers 5.23.0, ``Qwen2VLImageProcessorPil``, bit for bit.
+
+    Examples
+    --------
+    >>> processor = QwenVLImageProcessor(max_pixels=64 * 64)
+    >>> processed = processor(np.zeros((300, 400, 3), np.uint8))
+    >>> processed.feature.shape, processed.model_specific_data["image_grid_thw"].tolist()
+    ((16, 1176), [[1, 4, 4]])
+    """
+
+    min_pixels: int = 56 * 56
+    max_pixels: int = 28 * 28 * 1280
+    patch_size: int = 14
+    temporal_patch_size: int = 2
+    merge_size: int = 2
+    normalization: Normalization = field(
+        default_factory=lambda: Normalization(mean=CLIP_MEAN, std=CLIP_STD)
+    )
+    resample: int = Image.Resampling.BICUBIC
+    do_resize: bool = True
+    do_convert_rgb: bool = True
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> QwenVLImageProcessor:
+        """Return the processor of a ``preprocessor_config.json``'s values.
+
+        Raises
+        ------
+        MaterializeError
+            When a value has no meaning.
+        """
+        settings = Settings(values)
+        size = settings.mapping("size")
+        return cls(
+            min_pixels=settings.integer(
+                "min_pixels", size.get("shortest_edge", size.get("min_pixels", 56 * 56))
+            ),
+            max_pixels=settings.integer(
+                "max_pixels", size.get("longest_edge", size.get("max_pixels", 28 * 28 * 1280))
+            ),
+            patch_size=settings.integer("patch_size", 14),
+            temporal_patch_size=settings.integer("temporal_patch_size", 2),
+            merge_size=settings.integer("merge_size", 2),
+            normalization=settings.normalization(mean=CLIP_MEAN, std=CLIP_STD),
+            resample=settings.resample(Image.Resampling.BICUBIC),
+            do_resize=settings.flag("do_resize", True),
+            do_convert_rgb=settings.flag("do_convert_rgb", True),
+        )
+
+    def __call__(
+        self, image: ImageLike, *, encoding: Encoding = "dictionary", dtype: FloatDtype = "float32"
+    ) -> ProcessedImage:
+        """Return ``pixel_values`` (patches, values) and ``image_grid_thw`` int64 (1, 3).
+
+        Raises
+        ------
+        MaterializeError
+            When the image cannot be read or has an aspect ratio over 200.
+        """
+        pixels = to_rgb(image, convert=self.do_convert_rgb)
+        if self.do_resize:
+            height, width = smart_resize(
+                pixels.height,
+                pixels.width,
+                factor=self.patch_size * self.merge_size,
+                min_pixels=self.min_pixels,
+                max_pixels=self.max_pixels,
+            )
+            pixels = resize(pixels, height, width, resample=self.resample)
+        codes = patch_codes(pixels, patch_size=self.patch_size, merge_size=self.merge_size)
+        count, channels = codes.shape[:2]
+        feature = self.normalization.feature(
+            codes,
+            axis=1,
+            encoding=encoding,
+            dtype=dtype,
+            repeat_axis=2,
+            repeat=self.temporal_patch_size,
+            shape=(count, channels * self.temporal_patch_size * self.patch_size**2),
+        )
+        grid = [1, pixels.height // self.patch_size, pixels.width // self.patch_size]
+        return ProcessedImage(feature, {"image_grid_thw": np.array([grid], dtype=np.int64)})
+
+
+def patch_codes(
+    pixels: Image.Image, *, patch_size: int, merge_size: int
+) -> npt.NDArray[np.uint8]:
+    """Return the bytes of an image as patches (patches, channels, patch_size, patch_size).
+
+    Parameters
+    ----------
+    pixels : PIL.Image.Image
+        Height and width are multiples of ``patch_size * merge_size``.
+
+    Raises
+    ------
+    MaterializeError
+        When they are not.
+
+    Notes
+    -----
+    **Copies**: each byte once into its patch, after Pillow's own copy of each channel.
+    """
+    factor = patch_size * merge_size
+    height, width = pixels.height, pixels.width
+    if height % factor or width % factor:
+        raise MaterializeError(
+            f"expected edges that are multiples of {factor}, got {height} x {width}",
+            path="$.do_resize",
+        )
+    channels = len(pixels.getbands())
+    rows, columns = height // factor, width // factor
+    # One void element is one line of a patch, so that numpy moves whole lines instead of bytes.
+    line = np.dtype((np.void, patch_size))
+    out = np.empty((rows, columns, merge_size, merge_size, channels, patch_size), line)
+    plane = planes(pixels)
+    for channel in range(channels):
+        lines = plane(channel).view(line)
+        cells = lines.reshape(rows, merge_size, patch_size, columns, merge_size)
+        out[:, :, :, :, channel] = cells.transpose(0, 3, 1, 4, 2)
+    count = rows * columns * merge_size * merge_size
+    return out.view(np.uint8).reshape(count, channels, patch_size, patch_size)

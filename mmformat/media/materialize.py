@@ -1,0 +1,310 @@
+"""Turn every source of a request into tensors, once, and freeze the items."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from mmformat.errors import MaterializeError, MissingExtraError, MMFormatError
+from mmformat.media.fetch import Fetcher
+from mmformat.media.lazy import is_lazy, load_lazy
+from mmformat.media.outcome import Outcome, merged, outcome_of
+from mmformat.model.dictionary import DictionaryTensor
+from mmformat.model.item import MultimodalDataItem, MultimodalInputs
+from mmformat.model.modality import Modality
+from mmformat.model.source import Source
+from mmformat.model.tensors import is_tensor
+
+__all__ = ["materialize", "materialize_async"]
+
+MAX_LAZY_STEPS = 8
+"""A lazy object may load another one; more than this is a circle."""
+
+
+def materialize(
+    inputs: MultimodalInputs, processor: Any = None, *, fetcher: Fetcher | None = None
+) -> MultimodalInputs:
+    """Load and process every source and lazy object, and freeze the items.
+
+    Parameters
+    ----------
+    inputs : MultimodalInputs
+        Not changed.
+    processor : callable, or a mapping of Modality to callables, optional
+        ``processor(medium)`` returns an object with ``feature`` and ``model_specific_data``, as
+        this library's own processors do, a mapping of updates, or a tensor. A callable that needs
+        two arguments is called ``processor(medium, item)``. Keys of a mapping that are no fields of
+        the item go to ``model_specific_data``. The medium is a ``PIL.Image`` for images, a
+        :class:`mmformat.media.Video` and an :class:`mmformat.media.Audio` for the others, or the
+        data itself of ``Source(data, kind="medium")``. May be omitted when nothing is a source.
+    fetcher : callable, optional
+        ``fetcher(url) -> bytes`` for sources that are URLs. Without one no URL is opened.
+
+    Returns
+    -------
+    MultimodalInputs
+        New items, frozen: every tensor there, ``hash``, ``identity`` and ``pad_value`` set. A hash
+        or a pad value that came with an item is kept. Where a feature is a list, the processor's
+        arrays in ``model_specific_data`` are joined along their first axis, in order.
+
+    Raises
+    ------
+    LimitError
+        When a medium is over a bound of its source; the path names it.
+    MaterializeError
+        When a medium cannot be had, decoded or processed; the path names it.
+    MissingExtraError
+        When the library that opens the medium is not installed.
+
+    Notes
+    -----
+    **Copies**: no tensor that is there already. **Cost**: decoding, and one hash of all bytes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> pixels = np.zeros((2, 2, 3), np.uint8)
+    >>> item = MultimodalDataItem(modality=Modality.IMAGE, feature=Source(pixels))
+    >>> out = materialize(MultimodalInputs(items=[item]), processor=np.asarray)
+    >>> out.items[0].feature.shape, out.items[0].frozen, item.frozen
+    ((2, 2, 3), True, False)
+    """
+    items = [
+        _materialized(item, processor, fetcher, f"$.items[{index}]")
+        for index, item in enumerate(inputs.items)
+    ]
+    return MultimodalInputs(
+        items=items, request_data=_loaded(inputs.request_data, "$.request_data")
+    )
+
+
+async def materialize_async(
+    inputs: MultimodalInputs, processor: Any = None, *, fetcher: Fetcher | None = None
+) -> MultimodalInputs:
+    """Materialize in a thread, with URLs fetched at the same time by an asynchronous fetcher.
+
+    Parameters
+    ----------
+    inputs, processor, fetcher
+        As for :func:`materialize`; the fetcher may be a coroutine function.
+
+    Raises
+    ------
+    LimitError, MaterializeError, MissingExtraError
+        As :func:`materialize`.
+
+    Notes
+    -----
+    A cancelled await abandons the result; the thread runs to its end.
+
+    Examples
+    --------
+    >>> import asyncio
+    >>> asyncio.run(materialize_async(MultimodalInputs())).items
+    []
+    """
+    fetched = await _fetched_inputs(inputs, fetcher)
+    return await asyncio.to_thread(materialize, fetched, processor, fetcher=fetcher)
+
+
+def _materialized(
+    item: MultimodalDataItem, processor: Any, fetcher: Fetcher | None, path: str
+) -> MultimodalDataItem:
+    if item.frozen and item.hash is not None and not _has_pending(item.feature):
+        return item
+    outcomes: list[Outcome] = []
+    updates: dict[str, Any] = {}
+    chosen = _chosen(processor, item.modality)
+
+    def resolve(value: Any, where: str) -> Any:
+        for _ in range(MAX_LAZY_STEPS):
+            if value is None or is_tensor(value) or isinstance(value, DictionaryTensor):
+                return value
+            if isinstance(value, (list, tuple)):
+                return [resolve(each, f"{where}[{index}]") for index, each in enumerate(value)]
+            if isinstance(value, Source):
+                outcome = _processed(value, item, chosen, fetcher=fetcher, path=where)
+                outcomes.append(outcome)
+                return outcome.feature
+            value = load_lazy(value, path=where)
+        raise MaterializeError(
+            f"expected a tensor after {MAX_LAZY_STEPS} steps, got {type(value).__name__}",
+            path=where,
+        )
+
+    updates["feature"] = resolve(item.feature, f"{path}.feature")
+    updates["precomputed_embeddings"] = _loaded(
+        item.precomputed_embeddings, f"{path}.precomputed_embeddings"
+    )
+    data = _loaded(item.model_specific_data, f"{path}.model_specific_data")
+    updates["model_specific_data"] = {**data, **merged(outcomes)}
+    for outcome in outcomes:
+        updates.update(outcome.fields)
+    made = replace(item, **updates)
+    from mmformat.model.identity import hash_of_identity, identity_of, pad_value_of_hash
+
+    with _Wrapped(path):
+        if made.identity is None:
+            made.identity = identity_of(made)
+        if made.hash is None:
+            made.hash = hash_of_identity(made.identity)
+        if made.pad_value is None:
+            made.pad_value = pad_value_of_hash(made.hash)
+    made.freeze()
+    return made
+
+
+def _processed(
+    source: Source, item: MultimodalDataItem, processor: Any, *, fetcher: Fetcher | None, path: str
+) -> Outcome:
+    if processor is None:
+        raise MaterializeError(
+            f"expected a processor for {item.modality.value}, got none",
+            path=path,
+            hint="mmformat.materialize(inputs, processor=...)",
+            code="no-processor",
+        )
+    with _Wrapped(path):
+        medium = _medium_of(source, item.modality, fetcher=fetcher, path=path)
+        try:
+            made = processor(medium, item) if _takes_item(processor) else processor(medium)
+        finally:
+            close = getattr(medium, "close", None)
+            if item.modality is Modality.VIDEO and source.kind != "medium" and close is not None:
+                close()
+        return outcome_of(made)
+
+
+def _medium_of(
+    source: Source, modality: Modality, *, fetcher: Fetcher | None, path: str
+) -> Any:
+    if source.kind == "medium":
+        return source.data
+    if modality is Modality.VIDEO:
+        from mmformat.media.video import open_video
+
+        return open_video(source, fetcher=fetcher, path=path)
+    if modality is Modality.AUDIO:
+        from mmformat.media.audio import load_audio
+
+        return load_audio(source, fetcher=fetcher, path=path)
+    from mmformat.media.load import load_image
+
+    return load_image(source, fetcher=fetcher, path=path)
+
+
+def _chosen(processor: Any, modality: Modality) -> Any:
+    return processor.get(modality) if isinstance(processor, Mapping) else processor
+
+
+def _takes_item(processor: Any) -> bool:
+    try:
+        inspect.signature(processor).bind(None)
+    except TypeError:
+        return True
+    except ValueError:  # a builtin without a signature: numpy.asarray
+        return False
+    return False
+
+
+def _loaded(value: Any, path: str) -> Any:
+    # What has no modality of its own: lazy objects are loaded, and a source has no meaning.
+    if isinstance(value, dict):
+        return {key: _loaded(each, f"{path}.{key}") for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_loaded(each, f"{path}[{index}]") for index, each in enumerate(value))
+    for _ in range(MAX_LAZY_STEPS):
+        if isinstance(value, Source):
+            raise MaterializeError(
+                "expected a Source in an item's feature alone, got one here", path=path
+            )
+        if is_tensor(value) or not is_lazy(value):
+            return value
+        value = load_lazy(value, path=path)
+    raise MaterializeError(f"expected a value after {MAX_LAZY_STEPS} lazy steps", path=path)
+
+
+def _has_pending(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_has_pending(each) for each in value)
+    return not (value is None or is_tensor(value) or isinstance(value, DictionaryTensor))
+
+
+class _Wrapped:
+    """Let only our own errors out, each with the path of the medium."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception):
+            self._raise(error)
+
+    def _raise(self, error: Exception) -> NoReturn:
+        if isinstance(error, MissingExtraError):
+            raise error
+        if isinstance(error, MMFormatError):
+            if error.path is not None and error.path.startswith(self._path):
+                raise error
+            inner = "" if error.path in (None, "$") else f" (in {error.path})"
+            code = "materialize" if error.code == type(error).code else error.code
+            raise MaterializeError(
+                f"{error.reason}{inner}", path=self._path, hint=error.hint, code=code
+            ) from error
+        raise MaterializeError(
+            f"expected the processor to succeed, got {type(error).__name__}: {error}",
+            path=self._path,
+        ) from error
+
+
+async def _fetched_inputs(
+    inputs: MultimodalInputs, fetcher: Fetcher | None
+) -> MultimodalInputs:
+    sources: list[tuple[Source, str]] = []
+    for index, item in enumerate(inputs.items):
+        _collect_urls(item.feature, fetcher, f"$.items[{index}].feature", sources)
+    if not sources:
+        return inputs
+    fetches = [_fetch(source, fetcher, where) for source, where in sources]
+    found = dict(zip((id(source) for source, _ in sources), await asyncio.gather(*fetches),
+                     strict=True))
+    items = [
+        replace(item, feature=_with_bytes(item.feature, found))
+        if _has_pending(item.feature) else item
+        for item in inputs.items
+    ]
+    return MultimodalInputs(items=items, request_data=inputs.request_data)
+
+
+def _collect_urls(
+    value: Any, fetcher: Fetcher | None, path: str, into: list[tuple[Source, str]]
+) -> None:
+    if isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            _collect_urls(each, fetcher, f"{path}[{index}]", into)
+    elif isinstance(value, Source) and value.kind == "url":
+        chosen = value.fetcher or fetcher
+        call = getattr(chosen, "__call__", None)  # noqa: B004 - an object may have an async __call__
+        if inspect.iscoroutinefunction(chosen) or inspect.iscoroutinefunction(call):
+            into.append((value, path))
+
+
+async def _fetch(source: Source, fetcher: Fetcher | None, path: str) -> Source:
+    with _Wrapped(path):
+        chosen: Any = source.fetcher or fetcher
+        data = await chosen(source.data)
+        return Source(
+            data, kind="bytes", max_nbytes=source.max_nbytes, max_pixels=source.max_pixels
+        )
+
+
+def _with_bytes(value: Any, found: dict[int, Source]) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_with_bytes(each, found) for each in value]
+    return found.get(id(value), value)

@@ -1,0 +1,91 @@
+"""What a processor returned, in one shape, and several of them joined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+import numpy as np
+
+from mmformat.errors import MaterializeError
+from mmformat.model.dictionary import DictionaryTensor
+from mmformat.model.item import MultimodalDataItem
+from mmformat.model.tensors import Feature, is_tensor, is_torch
+
+__all__ = ["Outcome", "merged", "outcome_of"]
+
+_FIELDS: Final = frozenset(
+    each.name for each in fields(MultimodalDataItem) if not each.name.startswith("_")
+) - {"feature", "model_specific_data", "modality"}
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """Hold the feature of one medium, its data by the model's names, and other fields."""
+
+    feature: Feature
+    model_specific_data: dict[str, Any] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def outcome_of(made: Any) -> Outcome:
+    """Return a processor's result in one shape.
+
+    Raises
+    ------
+    MaterializeError
+        When the result is neither an object with ``feature``, nor a mapping, nor a tensor.
+    """
+    if is_tensor(made) or isinstance(made, DictionaryTensor):
+        return Outcome(feature=made)
+    if isinstance(made, Mapping):
+        updates = dict(made)
+        feature = updates.pop("feature", None)
+        data = dict(updates.pop("model_specific_data", None) or {})
+        given = {name: updates.pop(name) for name in list(updates) if name in _FIELDS}
+        outcome = Outcome(feature=feature, model_specific_data={**data, **updates}, fields=given)
+    elif hasattr(made, "feature") and hasattr(made, "model_specific_data"):
+        outcome = Outcome(feature=made.feature, model_specific_data=dict(made.model_specific_data))
+    else:
+        raise MaterializeError(
+            f"expected a tensor, a mapping or an object with a feature, got {type(made).__name__}"
+        )
+    _check_feature(outcome.feature)
+    return outcome
+
+
+def merged(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Join the data of several media: arrays along their first axis, anything else in a list."""
+    if len(outcomes) == 1:
+        return outcomes[0].model_specific_data
+    names = dict.fromkeys(name for outcome in outcomes for name in outcome.model_specific_data)
+    return {
+        name: _joined([outcome.model_specific_data.get(name) for outcome in outcomes])
+        for name in names
+    }
+
+
+def _joined(values: list[Any]) -> Any:
+    first = values[0]
+    if any(
+        not is_tensor(each) or type(each) is not type(first) or each.ndim == 0
+        or each.shape[1:] != first.shape[1:] or each.dtype != first.dtype
+        for each in values
+    ):
+        return values
+    if is_torch(first):
+        import torch
+
+        return torch.cat(values)
+    return np.concatenate(values)
+
+
+def _check_feature(value: Any) -> None:
+    if isinstance(value, (list, tuple)):
+        for each in value:
+            _check_feature(each)
+    elif not (value is None or is_tensor(value) or isinstance(value, DictionaryTensor)):
+        raise MaterializeError(
+            f"expected the processor's feature to be a tensor, got {type(value).__name__}"
+        )

@@ -1,0 +1,94 @@
+"""Choose the image processor that a preprocessor_config.json names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from mmformat.errors import MaterializeError
+from mmformat.media.image import FixedSizeImageProcessor, ImageProcessor, QwenVLImageProcessor
+
+__all__ = ["KNOWN_PROCESSORS", "processor_from_config"]
+
+_QWEN = QwenVLImageProcessor.from_values
+
+KNOWN_PROCESSORS: Final[Mapping[str, Callable[[Mapping[str, Any]], ImageProcessor]]] = {
+    "Qwen2VLImageProcessor": _QWEN,
+    "Qwen2_5_VLImageProcessor": _QWEN,
+    "Qwen3VLImageProcessor": _QWEN,
+    "CLIPImageProcessor": FixedSizeImageProcessor.clip,
+    "SiglipImageProcessor": FixedSizeImageProcessor.siglip,
+}
+"""What makes a processor, by ``image_processor_type`` without its suffix Fast or Pil."""
+
+
+def processor_from_config(
+    config: Mapping[str, Any] | str | os.PathLike[str], **overrides: Any
+) -> ImageProcessor:
+    """Return the image processor of a Hugging Face configuration.
+
+    Parameters
+    ----------
+    config : mapping, or path
+        The values, or a ``preprocessor_config.json`` or ``processor_config.json``, or the folder
+        that holds one.
+    **overrides
+        Values that replace those of the configuration, as ``max_pixels=1280 * 28 * 28``.
+
+    Returns
+    -------
+    ImageProcessor
+        Bit for bit equal to transformers 5.23.0's processor of that name, PIL backend.
+
+    Raises
+    ------
+    MaterializeError
+        When the file cannot be read, names no processor that is known here, or holds a value
+        without a meaning.
+
+    Examples
+    --------
+    >>> processor = processor_from_config({"image_processor_type": "Qwen2VLImageProcessorFast"})
+    >>> processor.patch_size
+    14
+    """
+    values = dict(config) if isinstance(config, Mapping) else _read(Path(config))
+    nested = values.get("image_processor")
+    if isinstance(nested, Mapping):
+        values = dict(nested)
+    values.update(overrides)
+    named = values.get("image_processor_type") or values.get("feature_extractor_type")
+    make = KNOWN_PROCESSORS.get(_base_name(str(named)))
+    if make is None:
+        raise MaterializeError(
+            f"expected one of {', '.join(sorted(KNOWN_PROCESSORS))}, got {named!r}",
+            path="$.image_processor_type",
+            hint="use transformers' own processor with mmformat.adapters.transformers",
+            code="unknown-processor",
+        )
+    return make(values)
+
+
+def _base_name(name: str) -> str:
+    # Old configurations name CLIP's processor a feature extractor.
+    name = name.removesuffix("Fast").removesuffix("Pil")
+    return name.replace("FeatureExtractor", "ImageProcessor")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        names = ("preprocessor_config.json", "processor_config.json")
+        found = [path / name for name in names if (path / name).is_file()]
+        if not found:
+            raise MaterializeError(f"expected one of {names} in {path}, got none")
+        path = found[0]
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MaterializeError(f"expected a JSON file, got: {error}", path=str(path)) from error
+    if not isinstance(values, dict):
+        raise MaterializeError(f"expected an object, got {type(values).__name__}", path=str(path))
+    return values

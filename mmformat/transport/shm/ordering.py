@@ -1,0 +1,26 @@
+"""Order the stores of one process, on processors that would not by themselves."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+__all__ = ["fence"]
+
+_LOCK: Final = threading.Lock()
+
+
+def fence() -> None:
+    """Let every load and store before this call be seen before every store after it.
+
+    Notes
+    -----
+    Python has no fence of its own. Giving a lock back is a store-release, taking it is a
+    load-acquire, and on aarch64 (STLR, then LDAXR or CASA) these two keep their order, so what
+    stands before the first cannot pass what stands after the second. On x86-64 plain stores
+    already keep their order. docs/arena.md has the whole argument.
+    """
+    with _LOCK:
+        pass
+    with _LOCK:
+        pass
