@@ -55,9 +55,7 @@ def read_source(source: Source, *, fetcher: Fetcher | None = None, path: str = "
         return _as_bytes(data, path)
 
 
-def open_source(
-    source: Source, *, fetcher: Fetcher | None = None, path: str = "$"
-) -> BinaryIO:
+def open_source(source: Source, *, fetcher: Fetcher | None = None, path: str = "$") -> BinaryIO:
     """Return a seekable binary file over the encoded bytes of a source; the caller closes it.
 
     Raises
@@ -112,7 +110,6 @@ def _open_path(source: Source, path: str) -> BinaryIO:
         descriptor = os.open(source.data, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
         raise _unreadable(source, error, path) from error
-    file = os.fdopen(descriptor, "rb")
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -121,9 +118,9 @@ def _open_path(source: Source, path: str) -> BinaryIO:
             )
         _check_nbytes(status.st_size, source, path)
     except BaseException:
-        file.close()
+        os.close(descriptor)
         raise
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def _from_base64(text: str | bytes, source: Source, path: str) -> bytes:

@@ -69,7 +69,7 @@ def register_lazy(kind: Kind, loader: Callable[[Any], Any] | str) -> Kind:
 
 
 def is_lazy(value: object) -> bool:
-    """Say whether an object is registered or follows one of the two protocols; it stays as it is."""
+    """Say whether an object is registered or follows one of the two protocols; nothing loads."""
     return _loader_of(value) is not None
 
 

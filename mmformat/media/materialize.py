@@ -178,9 +178,7 @@ def _processed(
         return outcome_of(made)
 
 
-def _medium_of(
-    source: Source, modality: Modality, *, fetcher: Fetcher | None, path: str
-) -> Any:
+def _medium_of(source: Source, modality: Modality, *, fetcher: Fetcher | None, path: str) -> Any:
     if source.kind == "medium":
         return source.data
     if modality is Modality.VIDEO:
@@ -263,20 +261,20 @@ class _Wrapped:
         ) from error
 
 
-async def _fetched_inputs(
-    inputs: MultimodalInputs, fetcher: Fetcher | None
-) -> MultimodalInputs:
+async def _fetched_inputs(inputs: MultimodalInputs, fetcher: Fetcher | None) -> MultimodalInputs:
     sources: list[tuple[Source, str]] = []
     for index, item in enumerate(inputs.items):
         _collect_urls(item.feature, fetcher, f"$.items[{index}].feature", sources)
     if not sources:
         return inputs
     fetches = [_fetch(source, fetcher, where) for source, where in sources]
-    found = dict(zip((id(source) for source, _ in sources), await asyncio.gather(*fetches),
-                     strict=True))
+    found = dict(
+        zip((id(source) for source, _ in sources), await asyncio.gather(*fetches), strict=True)
+    )
     items = [
         replace(item, feature=_with_bytes(item.feature, found))
-        if _has_pending(item.feature) else item
+        if _has_pending(item.feature)
+        else item
         for item in inputs.items
     ]
     return MultimodalInputs(items=items, request_data=inputs.request_data)

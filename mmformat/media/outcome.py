@@ -69,8 +69,11 @@ def merged(outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def _joined(values: list[Any]) -> Any:
     first = values[0]
     if any(
-        not is_tensor(each) or type(each) is not type(first) or each.ndim == 0
-        or each.shape[1:] != first.shape[1:] or each.dtype != first.dtype
+        not is_tensor(each)
+        or type(each) is not type(first)
+        or each.ndim == 0
+        or each.shape[1:] != first.shape[1:]
+        or each.dtype != first.dtype
         for each in values
     ):
         return values

@@ -17,7 +17,9 @@ MAX_NBYTES: Final = 2**30
 MAX_PIXELS: Final = 89_478_485
 """Pillow's own threshold of suspicion: 256 MiB of RGB."""
 
-_BASE64: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\r\n\t ")
+_BASE64: Final = frozenset(
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\r\n\t "
+)
 
 
 class Source:
@@ -91,7 +93,7 @@ optional
         return f"Source({self.data!r})"
 
     def __reduce__(self) -> NoReturn:
-        # A pickled source would be decoded again by whoever loads it: the cost this library removes.
+        # A pickled source would be decoded again by its loader: the cost this library removes.
         raise ModelError(
             "expected a materialized item, got a Source that is about to be pickled or copied",
             hint="call mmformat.materialize(inputs) first",
