@@ -73,18 +73,16 @@ def _ancestors(pid: int) -> list[int]:
 
 
 def _of_another_run(name: str) -> bool:
-    """Return whether a name holds the pid of a living process that does not descend from us.
+    """Return whether a segment's maker lives and does not descend from us.
 
-    Names carry uid, pid, start time and a random part. Two runs on one machine must not blame
+    Names are ``mmf-<uid>-<pid>-<start time>-<random>``. Two runs on one machine must not blame
     each other; a segment whose maker is dead is a leak, whoever made it.
     """
-    numbers = [int(part) for part in re.findall(r"[0-9]+", name)]
-    me = os.getpid()
-    for pid in numbers:
-        above = _ancestors(pid) if pid not in {me, os.getuid()} else []
-        if above and me not in above:
-            return True
-    return False
+    match = re.match(r"mmf-[0-9]+-([0-9]+)-", name)
+    if match is None or (pid := int(match.group(1))) == os.getpid():
+        return False
+    above = _ancestors(pid)
+    return bool(above) and os.getpid() not in above
 
 
 def _left_since(before: set[str]) -> set[str]:
