@@ -56,7 +56,7 @@ def test_a_new_room_must_be_given_a_floor(copy: Path) -> None:
     [
         ("errors.py", "from mmformat import model", "mmformat.errors -> mmformat.model"),
         ("model/item.py", "from mmformat import codec", "mmformat.model.item -> mmformat.codec"),
-        ("codec/schema.py", "import mmformat.transport", "mmformat.codec.schema -> mmformat.trans"),
+        ("codec/new.py", "import mmformat.transport", "mmformat.codec.new -> mmformat.transport"),
         ("_extras.py", "import mmformat._arrow", "mmformat._extras -> mmformat._arrow"),
         ("model/item.py", "import pickle", "mmformat.model.item -> pickle"),
     ],
@@ -69,7 +69,8 @@ def test_a_forbidden_import_is_noticed(copy: Path, module: str, line: str, says:
         init.parent.mkdir(exist_ok=True)
         if not init.exists():
             init.write_text(f'"""The {room} room."""\n')
-    path.write_text(path.read_text() + f"\n{line}\n")
+    text = path.read_text() if path.exists() else '"""A new module."""\n'
+    path.write_text(f"{text}\n{line}\n")
     result = _lint_imports(copy)
     assert result.returncode == 1, result.stdout + result.stderr
     assert says in result.stdout
