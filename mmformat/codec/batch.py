@@ -1,76 +1,65 @@
-"""One record batch of the stream: laid out and framed, or found and cut into its buffers."""
+"""One record batch as frames of the stream."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mmformat._arrow import Lz4Codec, lz4_codec
-from mmformat.codec.columns import ColumnWriter
-from mmformat.codec.flatbuffer import BatchMetadata, write_batch_metadata
+from mmformat.codec.columns import write_rows
+from mmformat.codec.layout import BUFFERS, batch_prefix, encapsulate, layout_of, places
 from mmformat.codec.rows import Bytes, Row
-from mmformat.codec.schema import ALIGNMENT, CONTINUATION
+from mmformat.codec.schema import ALIGNMENT
 
-__all__ = ["write_batch"]
+__all__ = ["write_batch", "write_compressed_batch"]
 
 _ZEROS = bytes(ALIGNMENT)
 
 
-def write_batch(rows: Sequence[Row], *, compressed: bool) -> list[Bytes]:
-    """Return the frames of one record batch: metadata, columns, then each tensor.
+def write_batch(rows: Sequence[Row]) -> list[Bytes]:
+    """Return the frames of an uncompressed record batch: metadata and columns, then each tensor.
 
     Notes
     -----
-    **Copies**: no tensor byte when not compressed. The frames begin and end on a multiple of 64
-    bytes when joined to a stream that is at one, and so does every tensor.
+    **Copies**: no tensor byte. The frames begin and end on a multiple of 64 bytes when joined to a
+    stream that is at one, and so does every tensor.
     """
-    columns = ColumnWriter(rows)
-    small: list[Bytes] = list(columns.buffers)
-    large = columns.variadic
-    if compressed:
-        codec = lz4_codec()
-        small = [_compress(codec, buffer) for buffer in small]
-        large = [_compress(codec, buffer) for buffer in large]
-    places: list[int] = []
-    head: list[Bytes] = []
-    end = 0
-    for buffer in small:
-        places += (end, len(buffer))
-        end = _append(head, buffer, end, 8)
-    if end % ALIGNMENT:
-        head.append(_ZEROS[: -end % ALIGNMENT])
-        end += -end % ALIGNMENT
-    body: list[Bytes] = []
-    for buffer in large:
-        places += (end, len(buffer))
-        end = _append(body, buffer, end, ALIGNMENT)
-    metadata = write_batch_metadata(
-        BatchMetadata(
-            length=len(rows),
-            body_nbytes=end,
-            nodes=tuple(columns.nodes),
-            buffers=tuple(places),
-            compressed=compressed,
-            variadic=(len(large),),
-        )
-    )
-    missing = -(len(metadata) + 8) % ALIGNMENT
-    prefix = CONTINUATION + (len(metadata) + missing).to_bytes(4, "little")
-    return [b"".join([prefix, metadata, _ZEROS[:missing], *head]), *body]
-
-
-def _append(parts: list[Bytes], buffer: Bytes, end: int, alignment: int) -> int:
-    if len(buffer):
-        parts.append(buffer)
-        padding = -len(buffer) % alignment
+    structure, columns, variadic = write_rows(rows)
+    frames: list[Bytes] = [batch_prefix(structure), columns]
+    for tensor in variadic:
+        frames.append(tensor)
+        padding = -len(tensor) % ALIGNMENT
         if padding:
-            parts.append(_ZEROS[:padding])
-        end += len(buffer) + padding
-    return end
+            frames.append(_ZEROS[:padding])
+    return frames
 
 
-def _compress(codec: Lz4Codec, buffer: Bytes) -> Bytes:
-    # Arrow, "Compression": the uncompressed length as int64, then one LZ4 frame; nothing if empty.
+def write_compressed_batch(rows: Sequence[Row]) -> list[Bytes]:
+    """Return the frames of a record batch whose buffers are LZ4 frames (Arrow, "Compression").
+
+    Notes
+    -----
+    **Copies**: every byte is compressed into new memory.
+    """
+    structure, columns, variadic = write_rows(rows)
+    codec = lz4_codec()
+    plain = places(layout_of(structure).lengths)[0]
+    buffers = [
+        columns[plain[2 * at] : plain[2 * at] + plain[2 * at + 1]] for at in range(BUFFERS)
+    ]
+    packed = [_compress(codec, buffer) for buffer in (*buffers, *variadic)]
+    lengths = list(map(len, packed))
+    frames: list[Bytes] = [encapsulate(structure, lengths, compressed=True)]
+    spots, body_nbytes = places(lengths)
+    end = 0
+    for at, buffer in enumerate(packed):
+        frames += (bytes(spots[2 * at] - end), buffer)
+        end = spots[2 * at] + len(buffer)
+    frames.append(bytes(body_nbytes - end))
+    return frames
+
+
+def _compress(codec: Lz4Codec, buffer: Bytes) -> bytes:
+    # The uncompressed length as int64, then one LZ4 frame; an empty buffer stays empty.
     if not len(buffer):
         return b""
     return len(buffer).to_bytes(8, "little") + bytes(memoryview(codec.compress(buffer)))

@@ -22,6 +22,7 @@ Library = Literal["torch", "numpy"]
 
 _MODALITIES = {member.value: member for member in Modality}
 _FORMATS = {member.value: member for member in InputFormat}
+_DEFAULT_LIMITS = Limits()
 _FIELDS = ("feature", "model_specific_data", "precomputed_embeddings")
 
 
@@ -81,7 +82,7 @@ def decode(
     """
     if device != "cpu":
         raise DecodeError(f"expected device 'cpu', got {device!r}", code="device")
-    bounds = limits or Limits()
+    bounds = limits or _DEFAULT_LIMITS
     spans = open_spans(source)
     items, request = _gather(read_batches(spans, bounds), bounds)
     reader = _Reader(bounds, library, expand)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mmformat.codec.attributes import split
-from mmformat.codec.batch import write_batch
+from mmformat.codec.batch import write_batch, write_compressed_batch
 from mmformat.codec.compression import worth_compressing
 from mmformat.codec.encodings import entry_of
 from mmformat.codec.rows import Bytes, Row, TensorEntry
@@ -65,12 +65,12 @@ def encode(
     options = Compression.of(compression)
     frames: list[Bytes] = [SCHEMA_MESSAGE]
     if options is None:
-        frames += write_batch(rows, compressed=False)
+        frames += write_batch(rows)
     else:
         continuations = _continue_large(rows, options)
-        frames += write_batch(rows, compressed=False)
+        frames += write_batch(rows)
         if continuations:
-            frames += write_batch(continuations, compressed=True)
+            frames += write_compressed_batch(continuations)
     return EncodedMessage(_merged([*frames, END_OF_STREAM]))
 
 

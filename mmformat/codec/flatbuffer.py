@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import struct
-from functools import lru_cache
 from typing import Final, NamedTuple
 
+from mmformat.codec.caching import cached_when_small
 from mmformat.errors import DecodeError, TruncatedError
 
 __all__ = ["BatchMetadata", "read_batch_metadata", "read_header_type", "write_batch_metadata"]
@@ -14,6 +14,9 @@ RECORD_BATCH: Final = 3
 SCHEMA_HEADER: Final = 1
 _V5: Final = 4
 _NODES_AT: Final = 88
+
+CACHED_NBYTES: Final = 16 * 2**10
+"""Metadata of at most this many bytes are remembered."""
 
 # One fixed arrangement of Message.fbs and its RecordBatch: root offset, Message's vtable and
 # table, RecordBatch's vtable and table, then the vectors. "<" is right: flatbuffers are
@@ -54,7 +57,6 @@ class BatchMetadata(NamedTuple):
     variadic: tuple[int, ...]
 
 
-@lru_cache(maxsize=256)
 def write_batch_metadata(metadata: BatchMetadata) -> bytes:
     """Return the flatbuffer ``Message`` of a record batch (Arrow format, Message.fbs)."""
     nodes_nbytes = 8 * len(metadata.nodes)
@@ -93,7 +95,7 @@ def read_header_type(metadata: bytes) -> int:
     return table.scalar(1, "<B", 0)
 
 
-@lru_cache(maxsize=256)
+@cached_when_small(len, limit=CACHED_NBYTES)
 def read_batch_metadata(metadata: bytes) -> BatchMetadata:
     """Read a record batch's flatbuffer, whoever wrote it.
 

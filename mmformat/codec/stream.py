@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from mmformat._arrow import open_stream, read_compressed_batch
-from mmformat.codec.columns import BUFFERS, NODES, read_rows
+from mmformat.codec.columns import read_rows
 from mmformat.codec.flatbuffer import (
     RECORD_BATCH,
     SCHEMA_HEADER,
@@ -17,7 +16,14 @@ from mmformat.codec.flatbuffer import (
     read_batch_metadata,
     read_header_type,
 )
-from mmformat.codec.rows import Row
+from mmformat.codec.layout import (
+    BUFFERS,
+    check_places,
+    layout_of,
+    plain_structure,
+    structure_of,
+)
+from mmformat.codec.rows import Bytes, Row
 from mmformat.codec.schema import (
     ALIGNMENT,
     CONTINUATION,
@@ -131,10 +137,9 @@ def find_batches(spans: Spans, limits: Limits) -> Iterator[Batch]:
         count += 1
         limits.check("batches", count)
         batch = read_batch_metadata(metadata)
-        _check_extents(batch)
         limits.check("items", batch.length - 1)
         at = body_at + batch.body_nbytes
-        if at > spans.nbytes:
+        if batch.body_nbytes < 0 or at > spans.nbytes:
             raise TruncatedError(
                 f"expected a body of {batch.body_nbytes:,} bytes at byte {body_at:,}, "
                 f"got a message of {spans.nbytes:,}"
@@ -150,41 +155,6 @@ def find_batches(spans: Spans, limits: Limits) -> Iterator[Batch]:
             f"expected the end of the stream at byte {body_at:,}, "
             f"got {spans.nbytes - body_at:,} bytes more",
             code="trailing-bytes",
-        )
-
-
-@lru_cache(maxsize=256)
-def _check_extents(batch: BatchMetadata) -> None:
-    """Check counts, and that the buffers fill the body: in order, aligned, no hole, no overlap."""
-    if batch.length < 0 or any(number < 0 for number in batch.nodes):
-        raise DecodeError("expected lengths of 0 or more", code="array-length")
-    if len(batch.nodes) != 2 * NODES or len(batch.variadic) != 1:
-        raise SchemaError(
-            f"expected {NODES} arrays, one of them of views, got {len(batch.nodes) // 2}",
-            code="array-count",
-        )
-    variadic = batch.variadic[0]
-    if variadic < 0 or len(batch.buffers) != 2 * (BUFFERS + variadic):
-        raise SchemaError(
-            f"expected {BUFFERS + variadic} buffers, got {len(batch.buffers) // 2}",
-            code="buffer-count",
-        )
-    end = 0
-    for index in range(len(batch.buffers) // 2):
-        offset, length = batch.buffers[2 * index : 2 * index + 2]
-        alignment = ALIGNMENT if index >= BUFFERS else 8
-        expected = -(-end // alignment) * alignment
-        if length < 0 or offset != (expected if length or index < BUFFERS else offset):
-            raise IntegrityError(
-                f"expected buffer {index} at byte {expected} of the body, got {length} at {offset}",
-                path=f"$.buffers[{index}]",
-                code="layout",
-            )
-        end = offset + length
-    if batch.body_nbytes != -(-end // ALIGNMENT) * ALIGNMENT:
-        raise IntegrityError(
-            f"expected a body of {-(-end // ALIGNMENT) * ALIGNMENT} bytes, got {batch.body_nbytes}",
-            code="layout",
         )
 
 
@@ -205,19 +175,28 @@ def read_batches(spans: Spans, limits: Limits) -> Iterator[list[Row]]:
     for batch in find_batches(spans, limits):
         metadata = batch.metadata
         if metadata.compressed:
+            check_places(metadata)
             decompressed += _claimed_nbytes(spans, batch)
             limits.check("decompressed_nbytes", decompressed)
             buffers = _decompress(spans, batch)
+            lengths = tuple(map(len, buffers))
+            structure = structure_of(metadata.nodes, lengths)
+            columns: Bytes = b"".join(
+                [bytes(buffer) + bytes(-len(buffer) % 8) for buffer in buffers[:BUFFERS]]
+            )
+            columns += bytes(-len(columns) % ALIGNMENT)
+            variadic: list[Bytes] = list(buffers[BUFFERS:])
         else:
-            buffers = [
-                spans.read(batch.body_at + metadata.buffers[at], metadata.buffers[at + 1])
-                for at in range(0, len(metadata.buffers), 2)
+            structure = plain_structure(metadata)
+            nbytes = layout_of(structure).columns.size
+            limits.check("metadata_nbytes", nbytes)
+            columns = spans.read(batch.body_at, nbytes)
+            places = metadata.buffers[2 * BUFFERS :]
+            variadic = [
+                spans.read(batch.body_at + places[at], places[at + 1])
+                for at in range(0, len(places), 2)
             ]
-        columns_nbytes = sum(map(len, buffers[:BUFFERS]))
-        limits.check("metadata_nbytes", columns_nbytes)
-        yield read_rows(
-            metadata.length, metadata.nodes, buffers[:BUFFERS], buffers[BUFFERS:], limits
-        )
+        yield read_rows(structure, columns, variadic, limits)
 
 
 def _claimed_nbytes(spans: Spans, batch: Batch) -> int:

@@ -92,8 +92,9 @@ class DictionaryTensor:
         if shape is not None and (
             any(extent < 0 for extent in shape) or math.prod(shape) != math.prod(natural)
         ):
-            raise ModelError(f"expected a shape of {math.prod(natural)} elements, got {shape}",
-                             path="$.shape")
+            raise ModelError(
+                f"expected a shape of {math.prod(natural)} elements, got {shape}", path="$.shape"
+            )
         self.codes = codes
         self.table = table
         self.axis = axis
@@ -140,8 +141,8 @@ class DictionaryTensor:
         itemsize = ITEMSIZE[spec.dtype]
         # Look-ups move bit patterns: NaN payloads and -0.0 come through and every dtype works.
         word = np.dtype(f"u{itemsize}") if itemsize <= 8 else np.dtype("c16")
-        table = np.frombuffer(tensor_buffer(self.table), word).reshape(spec.shape)
-        codes = np.frombuffer(tensor_buffer(self.codes), np.uint8)
+        table = np.frombuffer(memoryview(tensor_buffer(self.table)), word).reshape(spec.shape)
+        codes = np.frombuffer(memoryview(tensor_buffer(self.codes)), np.uint8)
         codes = codes.reshape(tuple(self.codes.shape))
         if codes.size and spec.shape[1] < MAX_ENTRIES:
             _check_codes(int(codes.max()), spec.shape[1])
@@ -212,8 +213,9 @@ class DictionaryTensor:
         'float16'
         """
         if "float" not in dtype or "float" not in self.dtype:
-            raise ModelError(f"expected two float dtypes, got {self.dtype} and {dtype}",
-                             path="$.dtype")
+            raise ModelError(
+                f"expected two float dtypes, got {self.dtype} and {dtype}", path="$.dtype"
+            )
         if dtype == self.dtype:
             return self
         return DictionaryTensor(
@@ -251,9 +253,7 @@ def check_dictionary(
         )
 
 
-def expanded_shape(
-    codes: tuple[int, ...], *, repeat_axis: int, repeat: int
-) -> tuple[int, ...]:
+def expanded_shape(codes: tuple[int, ...], *, repeat_axis: int, repeat: int) -> tuple[int, ...]:
     """Return the shape of the codes with the repeated axis in it."""
     if repeat == 1:
         return codes
@@ -283,7 +283,9 @@ def _cast(table: Any, dtype: str) -> npt.NDArray[Any] | torch.Tensor:
     if is_torch(table):
         cast: torch.Tensor = table.to(torch_dtype(dtype))
         return cast
-    known: np.dtype[Any] | None = np.dtype(dtype) if dtype in ("float16", "float32", "float64") else None
+    known: np.dtype[Any] | None = (
+        np.dtype(dtype) if dtype in ("float16", "float32", "float64") else None
+    )
     if known is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             rounded: npt.NDArray[Any] = table.astype(known)

@@ -19,7 +19,12 @@ BLOCK: Final = 65_536
 PAIRS_FROM: Final = 4 * BLOCK
 """Codes of a channel from which a table of all 65,536 pairs earns what it costs to make."""
 
-_WIDER: Final = {1: np.dtype("u2"), 2: np.dtype("u4"), 4: np.dtype("u8"), 8: np.dtype("c16")}
+_WIDER: Final[dict[int, np.dtype[Any]]] = {
+    1: np.dtype("u2"),
+    2: np.dtype("u4"),
+    4: np.dtype("u8"),
+    8: np.dtype("c16"),
+}
 
 
 def expand_numpy(
