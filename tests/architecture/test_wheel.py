@@ -37,4 +37,4 @@ def test_the_wheel_is_the_package(tmp_path: Path) -> None:
         for line in metadata.splitlines()
         if line.startswith("Requires-Dist:") and "extra ==" not in line
     }
-    assert always == {"numpy", "pyarrow", "xxhash"}
+    assert always == {"blake3", "numpy", "pyarrow"}

@@ -56,7 +56,8 @@ class Normalization:
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise MaterializeError(
-                f"expected both a mean and a std, got {self.mean} and {self.std}", path="$.image_mean"
+                f"expected both a mean and a std, got {self.mean} and {self.std}",
+                path="$.image_mean",
             )
 
     @property
@@ -132,9 +133,7 @@ class Normalization:
         return tensor if encoding == "dictionary" else tensor.expand()
 
 
-def _column(
-    value: tuple[float, ...] | float, channels: int, path: str
-) -> npt.NDArray[np.float32]:
+def _column(value: tuple[float, ...] | float, channels: int, path: str) -> npt.NDArray[np.float32]:
     values: Sequence[Any] = value if isinstance(value, tuple) else [value] * channels
     if len(values) != channels:
         raise MaterializeError(

@@ -50,7 +50,7 @@ class QwenVLImageProcessor:
     >>> processor = QwenVLImageProcessor(max_pixels=64 * 64)
     >>> processed = processor(np.zeros((300, 400, 3), np.uint8))
     >>> processed.feature.shape, processed.model_specific_data["image_grid_thw"].tolist()
-    ((16, 1176), [[1, 4, 4]])
+    ((8, 1176), [[1, 2, 4]])
     """
 
     min_pixels: int = 56 * 56
@@ -127,9 +127,7 @@ class QwenVLImageProcessor:
         return ProcessedImage(feature, {"image_grid_thw": np.array([grid], dtype=np.int64)})
 
 
-def patch_codes(
-    pixels: Image.Image, *, patch_size: int, merge_size: int
-) -> npt.NDArray[np.uint8]:
+def patch_codes(pixels: Image.Image, *, patch_size: int, merge_size: int) -> npt.NDArray[np.uint8]:
     """Return the bytes of an image as patches (patches, channels, patch_size, patch_size).
 
     Parameters

@@ -98,9 +98,7 @@ class Settings:
                 f"expected a resampling filter of Pillow, got {value!r}", path="$.resample"
             ) from error
 
-    def normalization(
-        self, *, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> Normalization:
+    def normalization(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalization:
         """Return the way from bytes to floats."""
         rescale = self._values.get("rescale_factor")
         normalize = self.flag("do_normalize", True)

@@ -1,0 +1,275 @@
+"""What an item is known by: a digest of its content, and the numbers that engines derive."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import numpy as np
+from blake3 import blake3
+
+from mmformat.errors import ModelError
+from mmformat.model.dictionary import DictionaryTensor
+from mmformat.model.item import MultimodalDataItem
+from mmformat.model.tensors import is_tensor, is_torch, tensor_buffer, tensor_spec
+
+__all__ = [
+    "PadRule",
+    "content_hash_of",
+    "hash_of",
+    "hash_of_identity",
+    "identity_of",
+    "pad_value_of_hash",
+    "pad_values_of_hash",
+]
+
+PadRule: TypeAlias = Literal["sglang-0.5.5", "sglang-0.5.23"]
+"""Which version of SGLang a number is for."""
+
+DOMAIN: Final = b"mmformat-identity-v1\0"
+WIDE_PAD_DOMAIN: Final = b"sglang-mm-wide-pad-v1"
+WIDE_PAD_OFFSET: Final = 1_000_000
+MAX_HASH: Final = 2**64 - 1
+
+_HEXADECIMAL: Final = frozenset("0123456789abcdef")
+
+
+def identity_of(item: MultimodalDataItem) -> str:
+    """Return the BLAKE3 digest of an item's content, or the identity that came with it.
+
+    Parameters
+    ----------
+    item : MultimodalDataItem
+        Materialized; its modality, feature, embeddings and model-specific data count. Where it
+        stands in a prompt, its format and its hash do not.
+
+    Returns
+    -------
+    str
+        Hexadecimal, 64 digits. Nobody can make two contents of one identity, which a prefix cache
+        that tenants share depends on.
+
+    Raises
+    ------
+    ModelError
+        When a value is a source, is on a device, or is of a kind that no message carries.
+
+    Notes
+    -----
+    The digest is over frames: a tag for the kind, the name, dtype, shape and length before the
+    bytes, the length of each list. So reshaped, regrouped or recast data differ, and torch and
+    numpy do not. A dictionary tensor has an identity of its own, not that of the tensor that it
+    expands to: the latter would cost the expansion that it exists to avoid.
+
+    **Copies**: none of contiguous tensors. **Cost**: one pass over the bytes.
+
+    References
+    ----------
+    docs/decisions/0003-identity.md: why this digest, and why it is of the codes.
+
+    Examples
+    --------
+    >>> from mmformat.model import Modality
+    >>> item = MultimodalDataItem(modality=Modality.IMAGE, feature=np.zeros((2, 3), np.float32))
+    >>> identity_of(item)[:16]
+    '785cc72cbd4c5bac'
+    """
+    if item.identity is not None:
+        return item.identity
+    hasher = blake3()
+    hasher.update(DOMAIN)
+    _frame(hasher, item.modality.value, "$.modality")
+    _frame(hasher, item.feature, "$.feature")
+    _frame(hasher, item.precomputed_embeddings, "$.precomputed_embeddings")
+    _frame(hasher, item.model_specific_data, "$.model_specific_data")
+    return hasher.hexdigest()
+
+
+def hash_of(item: MultimodalDataItem) -> int:
+    """Return the item's hash; one that came with it is never computed again.
+
+    Returns
+    -------
+    int
+        0 to 2**64 - 1 when it is made here; an old peer's may be negative or longer.
+
+    Raises
+    ------
+    ModelError
+        As :func:`identity_of`.
+    """
+    return item.hash if item.hash is not None else hash_of_identity(identity_of(item))
+
+
+def hash_of_identity(identity: str) -> int:
+    """Return the first 64 bits of an identity, as an unsigned number.
+
+    An identity that does not start with 16 hexadecimal digits is some other library's; its number
+    is then made of the SHA-256 of its text.
+
+    Examples
+    --------
+    >>> hash_of_identity("00000000000000ff" + "0" * 48)
+    255
+    """
+    head = identity[:16]
+    if len(head) < 16 or not set(head) <= _HEXADECIMAL:
+        return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:8], "big")
+    return int(head, 16)
+
+
+def pad_value_of_hash(hash_value: int, *, rule: PadRule = "sglang-0.5.23") -> int:
+    """Return the (first) token number that stands for an item in a prompt.
+
+    Raises
+    ------
+    ModelError
+        When the rule is unknown or the hash does not fit it.
+    """
+    return pad_values_of_hash(hash_value, rule=rule)[0]
+
+
+def pad_values_of_hash(
+    hash_value: int, *, rule: PadRule = "sglang-0.5.23", identity: str | bytes | None = None
+) -> tuple[int, ...]:
+    """Return the token numbers that are repeated over an item's span in a prompt.
+
+    Parameters
+    ----------
+    hash_value : int
+        The item's hash.
+    rule : {"sglang-0.5.23", "sglang-0.5.5"}
+        Four wide numbers, or one of 30 bits.
+    identity : str or bytes, optional
+        What 0.5.23 takes instead of the hash when its item has an identity.
+
+    Raises
+    ------
+    ModelError
+        When the rule is unknown, or the hash of the wide rule is not within 64 bits.
+
+    References
+    ----------
+    SGLang 0.5.5: ``hash % 2**30``. SGLang 0.5.23: with d the SHA-256 of
+    ``b"sglang-mm-wide-pad-v1"`` and the identity, or the hash as 8 bytes, big-endian, each value
+    is ``1_000_000 + (8 bytes of d, big-endian, modulo 2**62)``.
+
+    Examples
+    --------
+    >>> pad_values_of_hash(12345, rule="sglang-0.5.5")
+    (12345,)
+    >>> pad_values_of_hash(12345)[0]
+    3885543670547236207
+    """
+    if rule == "sglang-0.5.5":
+        return (hash_value % 2**30,)
+    if rule != "sglang-0.5.23":
+        raise ModelError(f"expected a rule of sglang-0.5.5 or sglang-0.5.23, got {rule!r}")
+    if identity is None:
+        if not 0 <= hash_value <= MAX_HASH:
+            raise ModelError(f"expected a hash of 64 bits, got {hash_value}", path="$.hash")
+        seed = hash_value.to_bytes(8, "big")
+    else:
+        seed = identity.encode() if isinstance(identity, str) else identity
+    digest = hashlib.sha256(WIDE_PAD_DOMAIN + seed).digest()
+    return tuple(WIDE_PAD_OFFSET + (word & (2**62 - 1)) for word in struct.unpack(">4Q", digest))
+
+
+def content_hash_of(feature: Any, *, rule: PadRule = "sglang-0.5.23") -> int:
+    """Return the hash that SGLang itself would give to a feature.
+
+    Parameters
+    ----------
+    feature : tensor, DictionaryTensor, or list of tensors
+        A dictionary tensor is expanded: SGLang never saw its codes.
+    rule : {"sglang-0.5.23", "sglang-0.5.5"}
+        They differ for bfloat16: 0.5.5 hashes its float32 values, 0.5.23 its own bytes.
+
+    Raises
+    ------
+    ModelError
+        When the rule is unknown or the feature is of another kind.
+
+    Notes
+    -----
+    Shape, dtype and list boundaries do not count in either version, so different features can
+    have one hash: this is for talking to such an engine, :func:`identity_of` for all else.
+    **Copies**: none of contiguous tensors, except bfloat16 under the old rule.
+    """
+    if rule not in ("sglang-0.5.5", "sglang-0.5.23"):
+        raise ModelError(f"expected a rule of sglang-0.5.5 or sglang-0.5.23, got {rule!r}")
+    hasher = hashlib.sha256()
+    for part in _flat(feature):
+        value = part.expand() if isinstance(part, DictionaryTensor) else part
+        if not is_tensor(value):
+            raise ModelError(f"expected tensors, got {type(value).__name__}", path="$.feature")
+        if rule == "sglang-0.5.5" and is_torch(value) and tensor_spec(value).dtype == "bfloat16":
+            value = cast(Any, value).float()
+        hasher.update(tensor_buffer(value))
+    return int.from_bytes(hasher.digest()[:8], "big")
+
+
+def _flat(value: Any) -> list[Any]:
+    if isinstance(value, (list, tuple)):
+        return [leaf for part in value for leaf in _flat(part)]
+    return [value]
+
+
+def _frame(hasher: blake3, value: Any, path: str) -> None:
+    # Every frame tells its own length before its content, so that no two values share bytes.
+    if is_tensor(value):
+        _tensor(hasher, value, path)
+    elif isinstance(value, DictionaryTensor):
+        layout = struct.pack("<3Q", value.axis, value.repeat_axis, value.repeat)
+        hasher.update(b"D" + layout + _shape(value.shape))
+        _tensor(hasher, value.codes, f"{path}.codes")
+        _tensor(hasher, value.table, f"{path}.table")
+    elif isinstance(value, (list, tuple)):
+        hasher.update((b"L" if isinstance(value, list) else b"U") + struct.pack("<Q", len(value)))
+        for index, part in enumerate(value):
+            _frame(hasher, part, f"{path}[{index}]")
+    elif isinstance(value, Mapping):
+        # Two dicts of the same entries are equal in Python, whatever their order.
+        hasher.update(b"M" + struct.pack("<Q", len(value)))
+        for key in sorted(value, key=lambda key: (type(key).__name__, str(key))):
+            _frame(hasher, key, path)
+            _frame(hasher, value[key], f"{path}[{key!r}]")
+    else:
+        _scalar(hasher, value, path)
+
+
+def _tensor(hasher: blake3, value: Any, path: str) -> None:
+    spec = tensor_spec(value, path=path)
+    name = spec.dtype.encode()
+    hasher.update(b"T" + struct.pack("<Q", len(name)) + name + _shape(spec.shape))
+    hasher.update(struct.pack("<Q", spec.nbytes))
+    hasher.update(tensor_buffer(value, path=path))
+
+
+def _shape(shape: tuple[int, ...]) -> bytes:
+    return struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)
+
+
+def _scalar(hasher: blake3, value: Any, path: str) -> None:
+    if isinstance(value, np.generic):
+        _tensor(hasher, np.asarray(value), path)
+        return
+    if value is None:
+        tag, raw = b"N", b""
+    elif isinstance(value, bool):
+        tag, raw = b"?", bytes([value])
+    elif isinstance(value, int):
+        tag, raw = b"I", str(int(value)).encode()
+    elif isinstance(value, float):
+        tag, raw = b"F", struct.pack("<d", value)
+    elif isinstance(value, str):
+        tag, raw = b"S", str(value).encode("utf-8", "surrogatepass")
+    elif isinstance(value, (bytes, bytearray, memoryview)):
+        tag, raw = b"B", bytes(value)
+    else:
+        raise ModelError(
+            f"expected a value that a message can carry, got {type(value).__name__}", path=path
+        )
+    hasher.update(tag + struct.pack("<Q", len(raw)) + raw)
