@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import pyarrow as pa
-import pyarrow.ipc as ipc
+from pyarrow import ipc
 
 __all__ = ["Buffer", "Lz4Codec", "Schema", "lz4_codec", "view_of_address"]
 

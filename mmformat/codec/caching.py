@@ -14,7 +14,9 @@ V = TypeVar("V")
 ENTRIES = 512
 
 
-def cached_when_small(size: Callable[[K], int], *, limit: int) -> Callable[..., Callable[[K], V]]:
+def cached_when_small(
+    size: Callable[[K], int], *, limit: int
+) -> Callable[[Callable[[K], V]], Callable[[K], V]]:
     """Cache a function of one hashable argument whose ``size`` is at most ``limit``.
 
     A hostile sender chooses the structures that a reader sees: without the limit, 512 of the

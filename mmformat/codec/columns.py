@@ -40,17 +40,17 @@ def write_rows(rows: Sequence[Row]) -> tuple[Structure, bytes, list[Bytes]]:
     write.nullable_text([row.identity for row in rows])
     ranges = write.offsets([row.offsets for row in rows])
     write.nullable_text([row.attributes for row in rows])
-    write.list([row.tensors for row in rows])
+    write.lists([row.tensors for row in rows])
     tensors = [tensor for row in rows for tensor in row.tensors]
     write.valid()
     write.text([tensor.name for tensor in tensors])
     write.text([tensor.dtype for tensor in tensors])
-    write.list([tensor.shape for tensor in tensors])
+    write.lists([tensor.shape for tensor in tensors])
     extents = [extent for tensor in tensors for extent in tensor.shape]
     write.numbers(extents)
     write.text([tensor.encoding for tensor in tensors])
     write.nullable_text([tensor.parameters for tensor in tensors])
-    write.list([tensor.data for tensor in tensors])
+    write.lists([tensor.data for tensor in tensors])
     chunks = [chunk for tensor in tensors for chunk in tensor.data]
     variadic = write.views(chunks)
     structure = Structure(
@@ -111,7 +111,7 @@ class _Writer:
         self.values.append(data)
         self.text_nbytes.append(len(data))
 
-    def list(self, values: Sequence[Sequence[object]]) -> None:
+    def lists(self, values: Sequence[Sequence[object]]) -> None:
         self.values.append(b"")
         self.values += accumulate(map(len, values), initial=0)
 
@@ -159,8 +159,8 @@ def read_rows(
     read = _Reader(layout, layout.columns.unpack_from(columns))
     tensors = read.tensors(structure.chunks, variadic, limits)
     return [
-        Row(*values, tensors)
-        for *values, tensors in zip(
+        Row(*values)
+        for values in zip(
             read.values[layout.slices[1]],
             read.text(2),
             read.nullable_text(5),
@@ -221,9 +221,7 @@ class _Reader:
         starts, stops = self.values[self.slices[at + 4]], self.values[self.slices[at + 6]]
         return self.nullable(at, self.lists(at + 1, list(zip(starts, stops, strict=True))))
 
-    def tensors(
-        self, chunks: int, variadic: Sequence[Bytes], limits: Limits
-    ) -> list[TensorEntry]:
+    def tensors(self, chunks: int, variadic: Sequence[Bytes], limits: Limits) -> list[TensorEntry]:
         shapes = self.lists(36, self.values[self.slices[38]])
         data = self.lists(46, self._views(variadic))
         limits.check("dimensions", max(map(len, shapes), default=0))

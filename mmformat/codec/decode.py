@@ -118,9 +118,11 @@ def _gather(
                 elif row.item == len(items):
                     items.append((row, path))
                 else:
-                    raise IntegrityError("expected items 0, 1, ...", path=path, code="row-order")
+                    raise IntegrityError("expected items 0, 1, 2", path=path, code="row-order")
                 continue
-            head = request if row.item == -1 else items[row.item][0] if row.item < len(items) else None
+            head = request if row.item == -1 else None
+            if 0 <= row.item < len(items):
+                head = items[row.item][0]
             if head is None or head.modality != row.modality or _has_fields(row):
                 raise IntegrityError(
                     "expected a continuation row with tensors alone", path=path, code="continuation"

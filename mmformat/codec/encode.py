@@ -135,7 +135,9 @@ def _integer(value: object, path: str, *, bits: int = 4096) -> str | None:
     if value is None:
         return None
     if type(value) is not int or not -(1 << bits) <= value < 1 << bits:
-        raise EncodeError(f"expected an int of at most {bits} bits or None, got {value!r}", path=path)
+        raise EncodeError(
+            f"expected None or an int of at most {bits} bits, got {type(value).__name__}", path=path
+        )
     return str(value)
 
 

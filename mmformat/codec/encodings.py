@@ -184,7 +184,7 @@ class _Dictionary:
 
     def __init__(self, values: dict[str, Any], dtype: str) -> None:
         codes = values["codes"]
-        if type(codes) is not list or any(type(extent) is not int or extent < 0 for extent in codes):
+        if type(codes) is not list or any(type(e) is not int or e < 0 for e in codes):
             raise ValueError("expected extents of the codes")
         for name in _PARAMETERS:
             if name != "codes" and type(values[name]) is not int:

@@ -95,7 +95,11 @@ def read_header_type(metadata: bytes) -> int:
     return table.scalar(1, "<B", 0)
 
 
-@cached_when_small(len, limit=CACHED_NBYTES)
+def _nbytes(metadata: bytes) -> int:
+    return len(metadata)
+
+
+@cached_when_small(_nbytes, limit=CACHED_NBYTES)
 def read_batch_metadata(metadata: bytes) -> BatchMetadata:
     """Read a record batch's flatbuffer, whoever wrote it.
 

@@ -1,4 +1,4 @@
-"""Where each buffer of a record batch lies: a function of the batch's structure, and nothing else."""
+"""Where each buffer of a record batch lies: a function of the batch's structure alone."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ class Structure(NamedTuple):
     text: tuple[int, ...]
     variadic: tuple[int, ...]
 
-    @property
-    def size(self) -> int:
-        """A measure of how much follows from the structure."""
-        return self.rows + self.ranges + self.tensors + self.extents + self.chunks
+
+def _size(structure: Structure) -> int:
+    """Measure how much follows from a structure."""
+    rows, ranges, tensors, extents, chunks, *_ = structure
+    return rows + ranges + tensors + extents + chunks
 
 
 class Layout(NamedTuple):
@@ -114,7 +115,7 @@ class _Builder:
         self.numbers("i", length + 1)
 
 
-@cached_when_small(lambda structure: structure.size, limit=CACHED_SIZE)
+@cached_when_small(_size, limit=CACHED_SIZE)
 def layout_of(structure: Structure) -> Layout:
     """Return the layout of a structure, by the order of the schema's columns."""
     rows, ranges, tensors, extents, chunks, nulls, text, variadic = structure
@@ -211,7 +212,11 @@ def places(lengths: Sequence[int]) -> tuple[tuple[int, ...], int]:
     return tuple(flat), end + -end % ALIGNMENT
 
 
-@cached_when_small(lambda metadata: len(metadata.buffers), limit=CACHED_SIZE)
+def _buffer_count(metadata: BatchMetadata) -> int:
+    return len(metadata.buffers)
+
+
+@cached_when_small(_buffer_count, limit=CACHED_SIZE)
 def plain_structure(metadata: BatchMetadata) -> Structure:
     """Return the structure of an uncompressed batch, its places checked.
 
@@ -251,7 +256,7 @@ def check_places(metadata: BatchMetadata) -> None:
         )
 
 
-@cached_when_small(lambda structure: structure.size, limit=CACHED_SIZE)
+@cached_when_small(_size, limit=CACHED_SIZE)
 def batch_prefix(structure: Structure) -> bytes:
     """Return the encapsulated metadata of an uncompressed batch, padded to 64 bytes."""
     layout = layout_of(structure)

@@ -10,7 +10,6 @@ import pyarrow as pa
 from mmformat._arrow import open_stream, read_compressed_batch
 from mmformat.codec.columns import read_rows
 from mmformat.codec.flatbuffer import (
-    RECORD_BATCH,
     SCHEMA_HEADER,
     BatchMetadata,
     read_batch_metadata,
@@ -104,7 +103,7 @@ def _check_schema(message: bytes) -> None:
 
 def _read_metadata(spans: Spans, at: int, limits: Limits) -> tuple[bytes | None, int]:
     prefix = spans.read(at, 8)
-    if prefix[:4] != CONTINUATION:
+    if bytes(prefix[:4]) != CONTINUATION:
         raise DecodeError(
             "expected the continuation marker of an Arrow message",
             path=f"$[{at}]",
@@ -181,10 +180,10 @@ def read_batches(spans: Spans, limits: Limits) -> Iterator[list[Row]]:
             buffers = _decompress(spans, batch)
             lengths = tuple(map(len, buffers))
             structure = structure_of(metadata.nodes, lengths)
-            columns: Bytes = b"".join(
+            joined = b"".join(
                 [bytes(buffer) + bytes(-len(buffer) % 8) for buffer in buffers[:BUFFERS]]
             )
-            columns += bytes(-len(columns) % ALIGNMENT)
+            columns: Bytes = joined + bytes(-len(joined) % ALIGNMENT)
             variadic: list[Bytes] = list(buffers[BUFFERS:])
         else:
             structure = plain_structure(metadata)

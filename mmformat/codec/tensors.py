@@ -51,5 +51,5 @@ def _writable_alias(data: Any) -> Any:
     # torch.frombuffer warns at every read-only buffer, and its check cannot be turned off.
     buffer = buffer_of(data)
     array = (ctypes.c_char * buffer.size).from_address(buffer.address)
-    array._owner = buffer
+    array._owner = buffer  # type: ignore[attr-defined]  # keeps the bytes alive
     return array

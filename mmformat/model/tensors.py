@@ -127,11 +127,15 @@ def _torch_buffer(value: torch.Tensor, path: str) -> Buffer:
 
     if value.layout is not torch.strided or value.is_quantized or value.is_nested:
         raise ModelError(
-            f"expected a dense tensor, got layout {value.layout}", path=path, hint="use x.to_dense()"
+            f"expected a dense tensor, got layout {value.layout}",
+            path=path,
+            hint="use x.to_dense()",
         )
     if value.device.type != "cpu":
         raise ModelError(
-            f"expected a tensor on the CPU, got one on {value.device}", path=path, hint="use x.cpu()"
+            f"expected a tensor on the CPU, got one on {value.device}",
+            path=path,
+            hint="use x.cpu()",
         )
     if value.requires_grad:
         value = value.detach()
