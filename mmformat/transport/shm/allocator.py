@@ -47,7 +47,7 @@ class Allocator:
         return list(zip(self._starts, self._sizes, strict=True))
 
     def take(self, nbytes: int) -> int | None:
-        """Return the start of a range of that many bytes, or None when no free range is so large."""
+        """Return the start of a range of that many bytes, or None when there is none."""
         wanted = page_ceiling(nbytes)
         best = -1
         for index, size in enumerate(self._sizes):
@@ -79,3 +79,9 @@ class Allocator:
         else:
             self._starts.insert(index, start)
             self._sizes.insert(index, size)
+
+    def shrink(self, start: int, nbytes: int, kept_nbytes: int) -> None:
+        """Take back the whole pages of a range behind its first ``kept_nbytes`` bytes."""
+        kept = page_ceiling(kept_nbytes)
+        if kept < page_ceiling(nbytes):
+            self.give(start + kept, page_ceiling(nbytes) - kept)

@@ -118,9 +118,7 @@ class Handle:
         if len(raw) != _FIXED.size + name_nbytes + _CRC.size:
             raise TransportError("expected a handle of another length", code="handle")
         if _CRC.unpack_from(raw, len(raw) - _CRC.size)[0] != zlib.crc32(raw[: -_CRC.size]):
-            raise TransportError(
-                "expected a handle that matches its checksum", code="handle"
-            )
+            raise TransportError("expected a handle that matches its checksum", code="handle")
         if generation < 1 or nbytes < 1:
             raise TransportError("expected a handle of a sealed slot", code="handle")
         name = check_name(raw[_FIXED.size : -_CRC.size].decode("ascii", "replace"))

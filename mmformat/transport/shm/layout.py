@@ -79,7 +79,7 @@ class Layout:
 
     @property
     def rows_offset(self) -> int:
-        """Byte offset of the first reader's row: whole pages, mapped writable by its reader only."""
+        """Byte offset of the first reader's row: whole pages, which only it maps writable."""
         return PAGE + page_ceiling(self.slots * RECORD_WORDS * 8)
 
     @property
@@ -149,9 +149,7 @@ class Layout:
                 f"expected segment version {VERSION}, got {version}", code="segment-version"
             )
         if _CRC.unpack_from(header, _FIXED.size)[0] != zlib.crc32(fixed):
-            raise TransportError(
-                "expected a header that matches its checksum", code="segment-crc"
-            )
+            raise TransportError("expected a header that matches its checksum", code="segment-crc")
         layout = cls(
             readers=readers,
             slots=slots,

@@ -63,7 +63,7 @@ def is_locked(fd: int, byte: int, *, count: int = 1) -> bool:
 
 
 def start_time(pid: int) -> int | None:
-    """Return a process's start time in clock ticks since boot, or None when there is no such process."""
+    """Return a process's start time in ticks since boot, or None when it is gone."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:

@@ -1,0 +1,179 @@
+"""Create a segment: preallocated, touched, private and locked."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import secrets
+import time
+from pathlib import Path
+from typing import Final
+
+from mmformat.errors import ArenaFullError, TransportError
+from mmformat.transport.shm import liveness
+from mmformat.transport.shm.handle import check_name
+from mmformat.transport.shm.layout import PAGE, READY, STATE_WORD, Layout, page_ceiling
+from mmformat.transport.shm.ordering import fence
+from mmformat.transport.shm.segment import SHM_DIRECTORY, Segment, lock_description
+from mmformat.transport.shm.steps import step
+
+__all__ = ["create", "room_hint"]
+
+_POPULATE_WRITE: Final = 23
+_CHUNK_NBYTES: Final = 2**26
+_SWEPT_AT_MOST: Final = 8
+
+
+def room_hint(directory: Path) -> str:
+    """Say what can be done about a directory that is too small."""
+    if directory == SHM_DIRECTORY:
+        return (
+            "give the container more: docker run --shm-size=8g (or --ipc=host); in Kubernetes an "
+            "emptyDir with medium: Memory mounted at /dev/shm; or choose backing='file'; "
+            "`mmformat shm doctor` computes the size"
+        )
+    return f"make {directory} larger or choose another directory"
+
+
+def _check_room(directory: Path, wanted: int) -> None:
+    try:
+        free = os.statvfs(directory)
+    except OSError as error:
+        raise TransportError(
+            f"expected a directory at {directory}, got: {error.strerror}", code="segment-directory"
+        ) from error
+    available = free.f_bavail * free.f_frsize
+    if wanted > available:
+        raise ArenaFullError(
+            f"expected {wanted:,} bytes of room in {directory}, got {available:,} free "
+            f"of {free.f_blocks * free.f_frsize:,}",
+            hint=room_hint(directory),
+        )
+
+
+def _allocate(fd: int, nbytes: int, directory: Path | None) -> None:
+    try:
+        os.posix_fallocate(fd, 0, nbytes)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise ArenaFullError(
+            f"expected {nbytes:,} bytes of room in {directory or 'memory'}, got: {error.strerror}",
+            hint=room_hint(directory or SHM_DIRECTORY),
+        ) from error
+
+
+def _touch(mapping: mmap.mmap) -> None:
+    """Enter every page into this process's page table, so that no write faults later."""
+    try:
+        for start in range(0, len(mapping), _CHUNK_NBYTES):
+            mapping.madvise(_POPULATE_WRITE, start, min(_CHUNK_NBYTES, len(mapping) - start))
+    except OSError:  # before Linux 5.14
+        for start in range(0, len(mapping), PAGE):
+            mapping[start] = 0
+
+
+def _open_new(directory: Path, name: str | None) -> tuple[int, str, Path]:
+    pid = os.getpid()
+    started = liveness.start_time(pid) or 0
+    chosen = name or f"mmf-{os.geteuid()}-{pid}-{started}-{secrets.token_hex(4)}"
+    path = directory / check_name(chosen)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        fd = os.open(path, flags, 0o600)
+    except FileExistsError as error:
+        raise TransportError(
+            f"expected no segment called {chosen}, got one",
+            hint="leave the name out, or run `mmformat shm gc`",
+            code="segment-exists",
+        ) from error
+    except OSError as error:
+        raise TransportError(
+            f"expected to create {path}, got: {error.strerror}", code="segment-directory"
+        ) from error
+    os.fchmod(fd, 0o600)  # whatever the umask says
+    return fd, chosen, path
+
+
+def _open_locked(directory: Path | None, name: str | None, layout: Layout) -> Segment:
+    for _ in range(_SWEPT_AT_MOST):
+        path: Path | None = None
+        if directory is None:
+            chosen = check_name(name or f"mmf-memfd-{secrets.token_hex(8)}")
+            fd = os.memfd_create(chosen, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            os.fchmod(fd, 0o600)
+        else:
+            fd, chosen, path = _open_new(directory, name)
+        opened = Segment(name=chosen, path=path, layout=layout, fd=fd, lock_fd=-1)
+        try:
+            step("create.opened")
+            opened.lock_fd = lock_description(fd)
+            if liveness.try_lock(opened.lock_fd, liveness.PRODUCER_BYTE) and (
+                path is None or os.fstat(fd).st_nlink > 0
+            ):
+                step("create.locked")
+                return opened
+        except BaseException:
+            opened.unlink()
+            opened.close()
+            raise
+        # A sweep saw the file before it was locked and took it for a dead one: start again.
+        opened.close()
+    raise TransportError("expected a segment of our own, got swept every time", code="swept")
+
+
+def create(
+    *,
+    data_nbytes: int,
+    readers: int,
+    slots: int,
+    directory: Path | None,
+    name: str | None = None,
+) -> tuple[Segment, mmap.mmap]:
+    """Create a segment, lock it as its producer, and map the whole of it.
+
+    ``directory`` None means a memfd, which has no name that others could open.
+
+    Raises
+    ------
+    ArenaFullError
+        When there is not the room; nothing is left behind.
+    TransportError
+        When the directory or the name cannot be used.
+    """
+    pid = os.getpid()
+    layout = Layout(
+        readers=readers,
+        slots=slots,
+        data_nbytes=page_ceiling(data_nbytes),
+        producer_pid=pid,
+        producer_start=liveness.start_time(pid) or 0,
+        created_ns=time.time_ns(),
+        segment_id=secrets.token_bytes(16),
+        boot_id=liveness.boot_id(),
+    )
+    if directory is not None:
+        _check_room(directory, layout.segment_nbytes)
+    opened = _open_locked(directory, name, layout)
+    try:
+        _allocate(opened.fd, layout.segment_nbytes, directory)
+        if directory is None:
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(opened.fd, fcntl.F_ADD_SEALS, seals)
+        step("create.allocated")
+        mapping = opened.map_shared(offset=0, nbytes=layout.segment_nbytes, writable=True)
+        _touch(mapping)
+        header = layout.pack()
+        mapping[: len(header)] = header
+        step("create.header")
+        fence()  # the header before the word that declares it
+        with memoryview(mapping).cast("Q") as words:
+            words[STATE_WORD] = READY
+        step("create.ready")
+    except BaseException:
+        opened.unlink()
+        opened.close()
+        raise
+    return opened, mapping
