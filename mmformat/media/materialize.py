@@ -13,6 +13,7 @@ from mmformat.media.fetch import Fetcher
 from mmformat.media.lazy import is_lazy, load_lazy
 from mmformat.media.outcome import Outcome, merged, outcome_of
 from mmformat.model.dictionary import DictionaryTensor
+from mmformat.model.identity import hash_of, identity_of, pad_value_of_hash
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.modality import Modality
 from mmformat.model.source import Source
@@ -144,15 +145,17 @@ def _materialized(
     for outcome in outcomes:
         updates.update(outcome.fields)
     made = replace(item, **updates)
-    from mmformat.model.identity import hash_of_identity, identity_of, pad_value_of_hash
-
     with _Wrapped(path):
         if made.identity is None:
             made.identity = identity_of(made)
         if made.hash is None:
-            made.hash = hash_of_identity(made.identity)
+            made.hash = hash_of(made)
         if made.pad_value is None:
-            made.pad_value = pad_value_of_hash(made.hash)
+            # Hashes of SGLang 0.5.5 may be negative or longer; only its own rule takes those.
+            wide = 0 <= made.hash < 2**64
+            made.pad_value = pad_value_of_hash(
+                made.hash, rule="sglang-0.5.23" if wide else "sglang-0.5.5"
+            )
     made.freeze()
     return made
 

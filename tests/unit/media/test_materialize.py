@@ -82,6 +82,13 @@ def test_a_hash_a_pad_value_and_an_identity_are_kept(photo: Path) -> None:
     assert (item.hash, item.pad_value, item.identity) == (77, 5, "mine")
 
 
+@pytest.mark.parametrize("given", [-1, 0, 2**64 - 1, 2**64, -(2**70)])
+def test_every_hash_of_an_old_engine_gets_a_pad_value(given: int) -> None:
+    (item,) = materialize(request_of(np.zeros(1), hash=given)).items
+    assert item.hash == given
+    assert item.pad_value is not None
+
+
 def test_the_hash_follows_the_content() -> None:
     def hash_of(value: int) -> int | None:
         pixels = np.full((4, 4, 3), value, np.uint8)
