@@ -2,9 +2,10 @@
 
 from mmformat.transport.shm.handle import Handle
 from mmformat.transport.shm.mapping import Mapping
-from mmformat.transport.shm.producer import ArenaStats, ShmArena
+from mmformat.transport.shm.producer import ShmArena
 from mmformat.transport.shm.reader import ShmReader
 from mmformat.transport.shm.slot import Slot
+from mmformat.transport.shm.stats import ArenaStats
 from mmformat.transport.shm.sweep import SegmentInfo, list_segments, sweep
 
 __all__ = [

@@ -18,6 +18,9 @@ class Extent:
 
     offset: int
     nbytes: int
+    """Bytes of the range, which counts in whole pages."""
+    content_nbytes: int
+    """Bytes that were written."""
     identity: bytes = b""
     grants: int = 0
     """Sealed records that some living reader has not released yet."""
@@ -52,7 +55,7 @@ class Ledger:
         while True:
             offset = self.allocator.take(nbytes)
             if offset is not None:
-                return Extent(offset=offset, nbytes=nbytes)
+                return Extent(offset=offset, nbytes=nbytes, content_nbytes=nbytes)
             if not self.cached:
                 return None
             _, oldest = self.cached.popitem(last=False)
@@ -61,9 +64,11 @@ class Ledger:
             self._give(oldest)
 
     def shrink(self, extent: Extent, nbytes: int) -> None:
-        """Give back the whole pages behind the first ``nbytes`` bytes."""
-        self.allocator.shrink(extent.offset, extent.nbytes, nbytes)
-        extent.nbytes = nbytes
+        """Set how much was written, and give back the whole pages behind it."""
+        extent.content_nbytes = nbytes
+        if not extent.written_to:
+            self.allocator.shrink(extent.offset, extent.nbytes, nbytes)
+            extent.nbytes = nbytes
 
     def learn(self, extent: Extent, identity: bytes) -> None:
         """Remember what an extent contains, unless the same content is there already."""

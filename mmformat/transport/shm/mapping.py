@@ -72,7 +72,7 @@ class Mapping(mmap.mmap):
             reader._stuck.append(self)
             return
         self._reader = None
-        reader._forget(self._key)
+        reader._claims.unclaim(self._key)
 
     def __del__(self) -> None:
         self.let_go()

@@ -1,29 +1,23 @@
-"""A rank's side of an arena: map a sealed slot, and say when nobody looks at it any more."""
+"""A rank's side of an arena: attach, map a sealed slot, release it."""
 
 from __future__ import annotations
 
 import os
-import threading
-import time
 import weakref
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from mmformat.errors import StaleHandleError, TransportError
 from mmformat.transport.shm import fork, liveness, segment
+from mmformat.transport.shm.claims import Claims
 from mmformat.transport.shm.handle import Handle
-from mmformat.transport.shm.layout import PAGE, ROW_WORDS
 from mmformat.transport.shm.mapping import Mapping
 from mmformat.transport.shm.segment import SHM_DIRECTORY, Segment
 from mmformat.transport.shm.steps import step
 
 __all__ = ["ShmReader"]
-
-_Key = tuple[int, int]
 
 
 class ShmReader:
@@ -45,23 +39,12 @@ class ShmReader:
     """
 
     def __init__(self, opened: Segment, reader: int) -> None:
-        layout = opened.layout
         self.name = opened.name
         self.reader = reader
         self._segment = opened
-        self._layout = layout
-        self._control = opened.map_shared(offset=0, nbytes=layout.rows_offset, writable=False)
-        self._words = memoryview(self._control).cast("Q")
-        self._row_map = opened.map_shared(
-            offset=layout.row(reader) * 8, nbytes=layout.row_nbytes, writable=True
-        )
-        self._row = memoryview(self._row_map).cast("Q")
-        self._live: dict[_Key, int] = {}
+        self._claims = Claims(opened, reader)
         self._mappings: weakref.WeakSet[Mapping] = weakref.WeakSet()
-        self._unmapped: deque[_Key] = deque()
         self._stuck: deque[Mapping] = deque()
-        self._mutex = threading.Lock()
-        self._state = "open"
         fork.watch(self)
 
     @classmethod
@@ -106,8 +89,7 @@ class ShmReader:
         TransportError
             As :meth:`attach`.
         """
-        duplicate = os.dup(fd)
-        return cls._enter(segment.open_fd(duplicate, name="mmf-memfd"), reader)
+        return cls._enter(segment.open_fd(os.dup(fd), name="mmf-memfd"), reader)
 
     @classmethod
     def _enter(cls, opened: Segment, reader: int) -> Self:
@@ -124,7 +106,7 @@ class ShmReader:
                     code="reader-taken",
                 )
             step("attach.locked")
-            # With the lock held the segment cannot be swept, so this answer stays true enough.
+            # Asked after the lock is held: no sweep can begin now.
             if not liveness.is_locked(opened.lock_fd, liveness.PRODUCER_BYTE):
                 raise TransportError(
                     f"expected a living producer of {opened.name}, got a segment it left",
@@ -135,28 +117,13 @@ class ShmReader:
         except BaseException:
             opened.close()
             raise
-        self._announce()
+        self._claims.announce()
         return self
-
-    def _announce(self) -> None:
-        words, row, layout = self._words, self._row, self._layout
-        incarnation = row[0] >> 1
-        if incarnation:
-            # What an earlier process under this number held is not ours.
-            for slot in range(layout.slots):
-                generation = words[layout.record(slot)]
-                row[ROW_WORDS + slot] = max(row[ROW_WORDS + slot], generation)
-            step("attach.given-back")
-        row[1] = os.getpid()
-        row[2] = liveness.start_time(os.getpid()) or 0
-        row[3] = time.time_ns()
-        row[0] = (incarnation + 1) << 1 | 1
-        step("attach.attached")
 
     @property
     def producer_alive(self) -> bool:
         """Whether the producer still lives; what it sealed stays readable if not."""
-        self._check_open()
+        self._claims.check_open()
         return liveness.is_locked(self._segment.lock_fd, liveness.PRODUCER_BYTE)
 
     def map(self, handle: Handle) -> Mapping:
@@ -174,20 +141,21 @@ class ShmReader:
         **Copies**: none; a page is copied when it is first written to. **Lifetime**: the pages stay
         until the last tensor or view over the result is collected, then the slot is released.
         """
-        key = (handle.slot, handle.generation)
-        with self._books():
-            self._check(handle)
-            self._live[key] = self._live.get(key, 0) + 1
+        self._retry_stuck()
+        self._claims.claim(handle)
         try:
             step("map.checked")
             mapping = Mapping.of(self, handle, self._segment.fd)
-            self._mappings.add(mapping)
-            step("map.mapped")
-        except BaseException:
-            self._forget(key)
+        except BaseException as error:
+            self._claims.unclaim((handle.slot, handle.generation))
+            if isinstance(error, OSError | ValueError):
+                raise TransportError(
+                    f"expected to map {handle.nbytes:,} bytes, got: {error}", code="map"
+                ) from error
             raise
-        if self._words[self._layout.record(handle.slot)] != handle.generation:
-            del mapping
+        self._mappings.add(mapping)
+        step("map.mapped")
+        if not self._claims.is_current(handle):
             raise StaleHandleError(f"expected slot {handle.slot} to stay as it was, got it reused")
         return mapping
 
@@ -202,23 +170,13 @@ class ShmReader:
         StaleHandleError
             When it was released already, or was never granted to this rank.
         """
-        with self._books():
-            self._check(handle)
-            count = self._live.get((handle.slot, handle.generation), 0)
-            if count:
-                raise TransportError(
-                    f"expected no view of slot {handle.slot}, got {count} still alive",
-                    hint="drop the tensors (del): the last one releases the slot by itself",
-                    code="views-alive",
-                )
-            self._row[ROW_WORDS + handle.slot] = handle.generation
-            step("release.released")
+        self._retry_stuck()
+        self._claims.release(handle)
 
     def close(self) -> None:
-        """Detach; what was granted and not mapped is released. A second call does nothing."""
-        with self._books():
-            if self._state == "open":
-                self._state = "closing"
+        """Detach, when the last view is gone; what was not mapped is released. Only once."""
+        self._retry_stuck()
+        self._claims.close()
 
     def __enter__(self) -> Self:
         return self
@@ -232,115 +190,23 @@ class ShmReader:
         self.close()
 
     def __repr__(self) -> str:
-        return (
-            f"ShmReader({self.name}, reader {self.reader}, {len(self._live)} slots, {self._state})"
-        )
+        claims = self._claims
+        return f"ShmReader({self.name}, reader {self.reader}, {len(claims)} slots, {claims.state})"
 
-    def _check_open(self) -> None:
-        if self._state != "open":
-            forked = self._state == "forked"
-            raise TransportError(
-                f"expected an attached reader, got one that is {self._state}",
-                hint="attach in the process that reads" if forked else None,
-                code="forked" if forked else "closed",
-            )
-
-    def _check(self, handle: Handle) -> None:
-        self._check_open()
-        layout = self._layout
-        if handle.segment_id != layout.segment_id:
-            raise StaleHandleError(f"expected a handle of {self.name}, got one of {handle.name}")
-        end = handle.offset + handle.nbytes
-        if (
-            not 0 <= handle.slot < layout.slots
-            or handle.offset % PAGE
-            or not layout.data_offset <= handle.offset < end <= layout.segment_nbytes
-        ):
-            raise TransportError("expected a handle within its segment", code="handle")
-        if not handle.holders >> self.reader & 1:
-            raise StaleHandleError(
-                f"expected a handle for reader {self.reader}, got one from before it attached"
-            )
-        # Only this rank writes this word, so until it does the producer cannot use the slot again.
-        if self._row[ROW_WORDS + handle.slot] >= handle.generation:
-            raise StaleHandleError(
-                f"expected slot {handle.slot} generation {handle.generation} unreleased, got it "
-                "released by this rank"
-            )
-        at = layout.record(handle.slot)
-        if self._words[at] != handle.generation:
-            raise StaleHandleError(
-                f"expected slot {handle.slot} at generation {handle.generation}, got "
-                f"{self._words[at]}"
-            )
-        if (self._words[at + 1], self._words[at + 2]) != (handle.offset, handle.nbytes):
-            raise TransportError("expected a handle that matches its slot", code="handle")
-
-    def _forget(self, key: _Key) -> None:
-        # Called by a finalizer, perhaps inside our own lock: leave a note, settle if nobody is in.
-        self._unmapped.append(key)
-        self._settle()
-
-    @contextmanager
-    def _books(self) -> Iterator[None]:
-        self._settle()
-        try:
-            with self._mutex:
-                yield
-        finally:
-            self._settle()  # the notes of finalizers that found the lock taken
-
-    def _settle(self) -> None:
+    def _retry_stuck(self) -> None:
         for _ in range(len(self._stuck)):
             self._stuck.popleft().let_go()
-        while self._is_unsettled() and self._mutex.acquire(blocking=False):
-            try:
-                while self._unmapped:
-                    self._count_down(self._unmapped.popleft())
-                if self._state == "closing" and not self._live:
-                    self._detach()
-            finally:
-                self._mutex.release()
-
-    def _is_unsettled(self) -> bool:
-        return bool(self._unmapped) or (self._state == "closing" and not self._live)
-
-    def _count_down(self, key: _Key) -> None:
-        left = self._live.pop(key) - 1
-        if left:
-            self._live[key] = left
-        elif self._state != "forked":
-            # The unmap came first: on aarch64 its TLB invalidation ends in DSB ISH, which waits for
-            # every load through the old mapping, on every core.
-            step("release.unmapped")
-            slot, generation = key
-            self._row[ROW_WORDS + slot] = max(self._row[ROW_WORDS + slot], generation)
-            step("release.released")
-
-    def _detach(self) -> None:
-        self._state = "closed"
-        self._row[0] &= ~1
-        step("detach.detached")
-        for view in (self._row, self._words):
-            view.release()
-        self._row_map.close()
-        self._control.close()
-        self._segment.close()
 
     def before_fork(self) -> None:
         """Copy what is mapped, so that the child's views never show another message."""
-        self._mutex.acquire()
+        self._claims.pause()
         for mapping in list(self._mappings):
             mapping.make_private()
 
     def after_fork(self) -> None:
         """Go on."""
-        self._mutex.release()
-        self._settle()
+        self._claims.resume()
 
     def after_fork_in_child(self) -> None:
         """Give up the rank: it is the parent's."""
-        self._mutex = threading.Lock()
-        if self._state in ("open", "closing"):
-            self._state = "forked"
-            self._segment.close()
+        self._claims.disown()

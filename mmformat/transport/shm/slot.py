@@ -11,6 +11,7 @@ import numpy as np
 
 from mmformat.errors import TransportError
 from mmformat.transport.shm.handle import Handle
+from mmformat.transport.shm.layout import DIGEST_NBYTES
 from mmformat.transport.shm.ledger import Extent
 
 if TYPE_CHECKING:
@@ -94,9 +95,12 @@ class Slot:
             raise TransportError(
                 f"expected 1 to {self._extent.nbytes:,} bytes, got {size:,}", code="slot-nbytes"
             )
-        handle = self._arena._seal(self._record, self._extent, size, identity)
+        if len(identity) > DIGEST_NBYTES:
+            raise TransportError(
+                f"expected at most {DIGEST_NBYTES} bytes, got {len(identity)}", code="identity"
+            )
         self._finish()
-        return handle
+        return self._arena._seal(self._record, self._extent, size, identity)
 
     def abandon(self) -> None:
         """Give the range back unsealed; a second call, or one after the seal, does nothing."""

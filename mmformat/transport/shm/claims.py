@@ -1,0 +1,222 @@
+"""A rank's own books: what it maps, and the release words that only it writes."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mmformat.errors import StaleHandleError, TransportError
+from mmformat.transport.shm import liveness
+from mmformat.transport.shm.handle import Handle
+from mmformat.transport.shm.layout import PAGE, ROW_WORDS
+from mmformat.transport.shm.segment import Segment
+from mmformat.transport.shm.steps import step
+
+__all__ = ["Claims"]
+
+_Key = tuple[int, int]
+
+
+class Claims:
+    """Count the mappings of each slot, and release a slot when the last of them is gone.
+
+    Parameters
+    ----------
+    opened : Segment
+        The segment, with the rank's lock held.
+    reader : int
+        The rank.
+
+    Notes
+    -----
+    Finalizers run anywhere, also inside the lock of this object. They only leave a note;
+    whoever holds the lock reads the notes after giving it back, so none is lost.
+    """
+
+    def __init__(self, opened: Segment, reader: int) -> None:
+        layout = opened.layout
+        self.state = "open"
+        self._name = opened.name
+        self._reader = reader
+        self._segment = opened
+        self._layout = layout
+        self._control = opened.map_shared(offset=0, nbytes=layout.rows_offset, writable=False)
+        self._words = memoryview(self._control).cast("Q")
+        self._row_mapping = opened.map_shared(
+            offset=layout.row(reader) * 8, nbytes=layout.row_nbytes, writable=True
+        )
+        self._row = memoryview(self._row_mapping).cast("Q")
+        self._live: dict[_Key, int] = {}
+        self._unmapped: deque[_Key] = deque()
+        self._mutex = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def announce(self) -> None:
+        """Give back what an earlier process of this rank held, then say that this one is there."""
+        words, row, layout = self._words, self._row, self._layout
+        incarnation = row[0] >> 1
+        if incarnation:
+            for slot in range(layout.slots):
+                generation = words[layout.record(slot)]
+                if generation > row[ROW_WORDS + slot]:
+                    row[ROW_WORDS + slot] = generation
+            step("attach.given-back")
+        row[1] = os.getpid()
+        row[2] = liveness.start_time(os.getpid()) or 0
+        row[3] = time.time_ns()
+        row[0] = (incarnation + 1) << 1 | 1
+        step("attach.attached")
+
+    def claim(self, handle: Handle) -> None:
+        """Count a mapping that is about to be made.
+
+        Raises
+        ------
+        StaleHandleError, TransportError
+            As :meth:`ShmReader.map`.
+        """
+        with self._books():
+            self._check(handle)
+            key = (handle.slot, handle.generation)
+            self._live[key] = self._live.get(key, 0) + 1
+
+    def is_current(self, handle: Handle) -> bool:
+        """Whether the slot still has the handle's content."""
+        return bool(self._words[self._layout.record(handle.slot)] == handle.generation)
+
+    def unclaim(self, key: _Key) -> None:
+        """Note that a mapping is gone; the last one of a slot releases it."""
+        self._unmapped.append(key)
+        self.settle()
+
+    def release(self, handle: Handle) -> None:
+        """Release a slot that is not mapped.
+
+        Raises
+        ------
+        StaleHandleError, TransportError
+            As :meth:`ShmReader.release`.
+        """
+        with self._books():
+            self._check(handle)
+            count = self._live.get((handle.slot, handle.generation), 0)
+            if count:
+                raise TransportError(
+                    f"expected no view of slot {handle.slot}, got {count} still alive",
+                    hint="drop the tensors (del): the last one releases the slot by itself",
+                    code="views-alive",
+                )
+            self._row[ROW_WORDS + handle.slot] = handle.generation
+            step("release.released")
+
+    def close(self) -> None:
+        """Detach as soon as nothing is mapped."""
+        with self._books():
+            if self.state == "open":
+                self.state = "closing"
+
+    def check_open(self) -> None:
+        """Raise TransportError with code ``closed`` or ``forked`` unless the rank is attached."""
+        if self.state == "open":
+            return
+        forked = self.state == "forked"
+        raise TransportError(
+            f"expected an attached reader, got one that is {self.state}",
+            hint="attach in the process that reads" if forked else None,
+            code="forked" if forked else "closed",
+        )
+
+    def settle(self) -> None:
+        """Read the notes of finalizers that found the lock taken."""
+        while self._is_unsettled() and self._mutex.acquire(blocking=False):
+            try:
+                while self._unmapped:
+                    self._count_down(self._unmapped.popleft())
+                if self.state == "closing" and not self._live:
+                    self._detach()
+            finally:
+                self._mutex.release()
+
+    def pause(self) -> None:
+        """Hold the books still, for a fork."""
+        self._mutex.acquire()
+
+    def resume(self) -> None:
+        """Go on after a fork."""
+        self._mutex.release()
+        self.settle()
+
+    def disown(self) -> None:
+        """Give up the rank in a forked child: it is the parent's."""
+        self._mutex = threading.Lock()
+        if self.state != "closed":
+            self.state = "forked"
+            self._segment.close()
+
+    @contextmanager
+    def _books(self) -> Iterator[None]:
+        try:
+            with self._mutex:
+                yield
+        finally:
+            self.settle()
+
+    def _is_unsettled(self) -> bool:
+        return bool(self._unmapped) or (self.state == "closing" and not self._live)
+
+    def _check(self, handle: Handle) -> None:
+        self.check_open()
+        layout, words = self._layout, self._words
+        if handle.segment_id != layout.segment_id:
+            raise StaleHandleError(f"expected a handle of {self._name}, got one of {handle.name}")
+        end = handle.offset + handle.nbytes
+        if (
+            not 0 <= handle.slot < layout.slots
+            or handle.offset % PAGE
+            or not layout.data_offset <= handle.offset < end <= layout.segment_nbytes
+        ):
+            raise TransportError("expected a handle within its segment", code="handle")
+        if not handle.holders >> self._reader & 1:
+            raise StaleHandleError(
+                f"expected a handle for reader {self._reader}, got one from before it attached"
+            )
+        slot, generation = f"slot {handle.slot}", handle.generation
+        # Only this rank writes this word, so until it does the producer cannot use the slot again.
+        if self._row[ROW_WORDS + handle.slot] >= generation:
+            raise StaleHandleError(
+                f"expected {slot} generation {generation} held, got it released by this rank"
+            )
+        at = layout.record(handle.slot)
+        if words[at] != generation:
+            raise StaleHandleError(f"expected {slot} at generation {generation}, got {words[at]}")
+        if (words[at + 1], words[at + 2]) != (handle.offset, handle.nbytes):
+            raise TransportError("expected a handle that matches its slot", code="handle")
+
+    def _count_down(self, key: _Key) -> None:
+        left = self._live.pop(key) - 1
+        if left:
+            self._live[key] = left
+        elif self.state != "forked":
+            # The unmap came first: on aarch64 its TLB invalidation ends in DSB ISH, which waits for
+            # every load through the old mapping, on every core.
+            step("release.unmapped")
+            slot, generation = key
+            row = self._row
+            row[ROW_WORDS + slot] = max(row[ROW_WORDS + slot], generation)
+            step("release.released")
+
+    def _detach(self) -> None:
+        self.state = "closed"
+        self._row[0] &= ~1
+        step("detach.detached")
+        self._row.release()
+        self._words.release()
+        self._row_mapping.close()
+        self._control.close()
+        self._segment.close()
