@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmformat.errors import MaterializeError
-from mmformat.media.image import FixedSizeImageProcessor, ImageProcessor, QwenVLImageProcessor
+from mmformat.media.image import (
+    Encoding,
+    FixedSizeImageProcessor,
+    FloatDtype,
+    ImageProcessor,
+    LlavaImageProcessor,
+    LlavaNextImageProcessor,
+    QwenVLImageProcessor,
+    TilesImageProcessor,
+)
+from mmformat.media.image.settings import DTYPE_KEY, ENCODING_KEY
 
 __all__ = ["KNOWN_PROCESSORS", "processor_from_config"]
 
@@ -21,12 +31,20 @@ KNOWN_PROCESSORS: Final[Mapping[str, Callable[[Mapping[str, Any]], ImageProcesso
     "Qwen3VLImageProcessor": _QWEN,
     "CLIPImageProcessor": FixedSizeImageProcessor.clip,
     "SiglipImageProcessor": FixedSizeImageProcessor.siglip,
+    "LlavaImageProcessor": LlavaImageProcessor.from_values,
+    "LlavaNextImageProcessor": LlavaNextImageProcessor.from_values,
+    "GotOcr2ImageProcessor": TilesImageProcessor.from_values,
+    "InternVLImageProcessor": TilesImageProcessor.from_values,
 }
 """What makes a processor, by ``image_processor_type`` without its suffix Fast or Pil."""
 
 
 def processor_from_config(
-    config: Mapping[str, Any] | str | os.PathLike[str], **overrides: Any
+    config: Mapping[str, Any] | str | os.PathLike[str],
+    *,
+    encoding: Encoding = "dictionary",
+    dtype: FloatDtype = "float32",
+    **overrides: Any,
 ) -> ImageProcessor:
     """Return the image processor of a Hugging Face configuration.
 
@@ -35,6 +53,10 @@ def processor_from_config(
     config : mapping, or path
         The values, or a ``preprocessor_config.json`` or ``processor_config.json``, or the folder
         that holds one.
+    encoding : {"dictionary", "plain"}
+        What the processor returns when a call does not say.
+    dtype : {"float32", "bfloat16", "float16"}
+        The element type when a call does not say.
     **overrides
         Values that replace those of the configuration, as ``max_pixels=1280 * 28 * 28``.
 
@@ -60,6 +82,7 @@ def processor_from_config(
     if isinstance(nested, Mapping):
         values = dict(nested)
     values.update(overrides)
+    values.update({ENCODING_KEY: encoding, DTYPE_KEY: dtype})
     named = values.get("image_processor_type") or values.get("feature_extractor_type")
     make = KNOWN_PROCESSORS.get(_base_name(str(named)))
     if make is None:

@@ -1,6 +1,8 @@
 """Image processors that give transformers' bits as codes and a table, family by family."""
 
 from mmformat.media.image.fixed_size import FixedSizeImageProcessor
+from mmformat.media.image.llava import LlavaImageProcessor
+from mmformat.media.image.llava_next import LlavaNextImageProcessor
 from mmformat.media.image.normalization import Normalization
 from mmformat.media.image.processed import (
     Encoding,
@@ -10,6 +12,7 @@ from mmformat.media.image.processed import (
     ProcessedImage,
 )
 from mmformat.media.image.qwen_vl import QwenVLImageProcessor
+from mmformat.media.image.tiles import TilesImageProcessor
 
 __all__ = [
     "Encoding",
@@ -17,7 +20,10 @@ __all__ = [
     "FloatDtype",
     "ImageLike",
     "ImageProcessor",
+    "LlavaImageProcessor",
+    "LlavaNextImageProcessor",
     "Normalization",
     "ProcessedImage",
     "QwenVLImageProcessor",
+    "TilesImageProcessor",
 ]

@@ -124,7 +124,7 @@ repeat=1, ratio=3.92)
         return channel_codes(pixels)
 
     def __call__(
-        self, image: ImageLike, *, encoding: Encoding = "dictionary", dtype: FloatDtype = "float32"
+        self, image: ImageLike, *, encoding: Encoding | None = None, dtype: FloatDtype | None = None
     ) -> ProcessedImage:
         """Return ``pixel_values`` (1, channels, height, width).
 

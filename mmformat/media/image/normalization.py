@@ -31,11 +31,15 @@ class Normalization:
         the bytes alone.
     mean, std : tuple of float, float, or None
         One value a channel, or one for all; None (both) does not normalize.
+    encoding : {"dictionary", "plain"}
+        What comes out when a call does not say: codes and a table, or one float an element.
+    dtype : {"float32", "bfloat16", "float16"}
+        The element type when a call does not say.
 
     Raises
     ------
     MaterializeError
-        When only one of ``mean`` and ``std`` is given.
+        When only one of ``mean`` and ``std`` is given, or the encoding or dtype is another.
 
     References
     ----------
@@ -52,6 +56,8 @@ class Normalization:
     rescale_factor: float | None = 1 / 255
     mean: tuple[float, ...] | float | None = None
     std: tuple[float, ...] | float | None = None
+    encoding: Encoding = "dictionary"
+    dtype: FloatDtype = "float32"
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -59,6 +65,7 @@ class Normalization:
                 f"expected both a mean and a std, got {self.mean} and {self.std}",
                 path="$.image_mean",
             )
+        self._choice(None, None)
 
     @property
     def is_identity(self) -> bool:
@@ -90,11 +97,12 @@ class Normalization:
         codes: npt.NDArray[np.uint8],
         *,
         axis: int,
-        encoding: Encoding,
-        dtype: FloatDtype,
+        encoding: Encoding | None = None,
+        dtype: FloatDtype | None = None,
         repeat_axis: int = 0,
         repeat: int = 1,
         shape: tuple[int, ...] | None = None,
+        always_float: bool = False,
     ) -> TensorValue:
         """Return the pixels as a dictionary tensor or as plain floats.
 
@@ -102,10 +110,13 @@ class Normalization:
         ----------
         codes : uint8 array
             The pixels, with their channels on ``axis``.
-        encoding : {"dictionary", "plain"}
+        encoding : {"dictionary", "plain"}, optional
             What to return.
-        dtype : {"float32", "bfloat16", "float16"}
+        dtype : {"float32", "bfloat16", "float16"}, optional
             The element type; the float32 table is rounded to it, to nearest, ties to even.
+        always_float : bool, default False
+            Turn bytes into floats even where there is nothing to rescale or normalize; otherwise
+            they stay uint8, as transformers leaves them.
 
         Raises
         ------
@@ -116,6 +127,20 @@ class Normalization:
         -----
         **Copies**: none for ``"dictionary"``; for ``"plain"`` every element is written once.
         """
+        encoding, dtype = self._choice(encoding, dtype)
+        if self.is_identity and not always_float:
+            return codes
+        table: npt.NDArray[np.float32] = self.table(codes.shape[axis])
+        tensor = DictionaryTensor(
+            codes, table, axis=axis, repeat_axis=repeat_axis, repeat=repeat, shape=shape
+        )
+        tensor = tensor if dtype == "float32" else tensor.to(dtype)
+        return tensor if encoding == "dictionary" else tensor.expand()
+
+    def _choice(
+        self, encoding: Encoding | None, dtype: FloatDtype | None
+    ) -> tuple[Encoding, FloatDtype]:
+        encoding, dtype = encoding or self.encoding, dtype or self.dtype
         if encoding not in ("dictionary", "plain"):
             raise MaterializeError(
                 f"expected an encoding of 'dictionary' or 'plain', got {encoding!r}",
@@ -125,12 +150,7 @@ class Normalization:
             raise MaterializeError(
                 f"expected a dtype of float32, bfloat16 or float16, got {dtype!r}", path="$.dtype"
             )
-        table: npt.NDArray[np.float32] = self.table(codes.shape[axis])
-        tensor = DictionaryTensor(
-            codes, table, axis=axis, repeat_axis=repeat_axis, repeat=repeat, shape=shape
-        )
-        tensor = tensor if dtype == "float32" else tensor.to(dtype)
-        return tensor if encoding == "dictionary" else tensor.expand()
+        return encoding, dtype
 
 
 def _column(value: tuple[float, ...] | float, channels: int, path: str) -> npt.NDArray[np.float32]:

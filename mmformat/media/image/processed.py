@@ -45,6 +45,6 @@ class ImageProcessor(Protocol):
     """Turn one image into what a model's vision encoder reads."""
 
     def __call__(
-        self, image: ImageLike, *, encoding: Encoding = "dictionary", dtype: FloatDtype = "float32"
+        self, image: ImageLike, *, encoding: Encoding | None = None, dtype: FloatDtype | None = None
     ) -> ProcessedImage:
-        """Process one image."""
+        """Process one image; an encoding or dtype of None is the processor's own."""

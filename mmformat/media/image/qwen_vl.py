@@ -93,7 +93,7 @@ class QwenVLImageProcessor:
         )
 
     def __call__(
-        self, image: ImageLike, *, encoding: Encoding = "dictionary", dtype: FloatDtype = "float32"
+        self, image: ImageLike, *, encoding: Encoding | None = None, dtype: FloatDtype | None = None
     ) -> ProcessedImage:
         """Return ``pixel_values`` (patches, values) and ``image_grid_thw`` int64 (1, 3).
 
@@ -119,6 +119,7 @@ class QwenVLImageProcessor:
             axis=1,
             encoding=encoding,
             dtype=dtype,
+            always_float=True,
             repeat_axis=2,
             repeat=self.temporal_patch_size,
             shape=(count, channels * self.temporal_patch_size * self.patch_size**2),

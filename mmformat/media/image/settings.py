@@ -11,12 +11,24 @@ from mmformat.errors import MaterializeError
 from mmformat.media.image.normalization import Normalization
 from mmformat.media.image.resizing import size_mapping
 
-__all__ = ["CLIP_MEAN", "CLIP_STD", "STANDARD_MEAN", "STANDARD_STD", "Settings"]
+__all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
+    "DTYPE_KEY",
+    "ENCODING_KEY",
+    "STANDARD_MEAN",
+    "STANDARD_STD",
+    "Settings",
+]
 
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 STANDARD_MEAN: Final = (0.5, 0.5, 0.5)
 STANDARD_STD: Final = (0.5, 0.5, 0.5)
+
+ENCODING_KEY: Final = "mmformat.encoding"
+DTYPE_KEY: Final = "mmformat.dtype"
+"""Names that no configuration of transformers has, for what the caller wants to come out."""
 
 
 class Settings:
@@ -108,11 +120,14 @@ class Settings:
                 if self.flag("do_rescale", True)
                 else None
             ),
-            mean=self._numbers("image_mean", mean) if normalize else None,
-            std=self._numbers("image_std", std) if normalize else None,
+            mean=self.numbers("image_mean", mean) if normalize else None,
+            std=self.numbers("image_std", std) if normalize else None,
+            encoding=self._values.get(ENCODING_KEY, "dictionary"),
+            dtype=self._values.get(DTYPE_KEY, "float32"),
         )
 
-    def _numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...] | float:
+    def numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...] | float:
+        """Return a number, or a tuple of them."""
         value = self._values.get(name)
         if value is None:
             return default
