@@ -30,12 +30,16 @@ from mmformat.model import (
     MultimodalDataItem,
     MultimodalInputs,
     Source,
+    TensorSpec,
 )
+from mmformat.share import Arena, ArenaReader, Reservation
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Arena",
     "ArenaFullError",
+    "ArenaReader",
     "Compression",
     "DecodeError",
     "DictionaryTensor",
@@ -53,9 +57,11 @@ __all__ = [
     "MultimodalDataItem",
     "MultimodalInputs",
     "PlacementError",
+    "Reservation",
     "SchemaError",
     "Source",
     "StaleHandleError",
+    "TensorSpec",
     "TransportError",
     "TransportTimeoutError",
     "TruncatedError",

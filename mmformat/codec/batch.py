@@ -8,15 +8,28 @@ from mmformat._arrow import Lz4Codec, lz4_codec
 from mmformat.codec.columns import write_rows
 from mmformat.codec.layout import BUFFERS, batch_prefix, encapsulate, layout_of, places
 from mmformat.codec.rows import Bytes, Row
-from mmformat.codec.schema import ALIGNMENT
+from mmformat.codec.schema import ALIGNMENT, CONTINUATION
+from mmformat.errors import EncodeError
 
 __all__ = ["write_batch", "write_compressed_batch"]
 
 _ZEROS = bytes(ALIGNMENT)
 
 
-def write_batch(rows: Sequence[Row]) -> list[Bytes]:
+def write_batch(rows: Sequence[Row], *, head_nbytes: int | None = None) -> list[Bytes]:
     """Return the frames of an uncompressed record batch: metadata and columns, then each tensor.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Their tensors' data end the batch.
+    head_nbytes : int, optional
+        Pad the metadata until metadata and columns take this many bytes.
+
+    Raises
+    ------
+    EncodeError
+        When they take more.
 
     Notes
     -----
@@ -24,13 +37,27 @@ def write_batch(rows: Sequence[Row]) -> list[Bytes]:
     stream that is at one, and so does every tensor.
     """
     structure, columns, variadic = write_rows(rows)
-    frames: list[Bytes] = [batch_prefix(structure), columns]
+    prefix = batch_prefix(structure)
+    if head_nbytes is not None:
+        prefix = _padded(prefix, head_nbytes - len(columns))
+    frames: list[Bytes] = [prefix, columns]
     for tensor in variadic:
         frames.append(tensor)
         padding = -len(tensor) % ALIGNMENT
         if padding:
             frames.append(_ZEROS[:padding])
     return frames
+
+
+def _padded(prefix: bytes, nbytes: int) -> bytes:
+    if nbytes < len(prefix):
+        raise EncodeError(
+            f"expected metadata of at most {nbytes:,} bytes, got {len(prefix):,}",
+            hint="reserve with more headroom_nbytes",
+            code="headroom",
+        )
+    size = (nbytes - 8).to_bytes(4, "little")
+    return CONTINUATION + size + prefix[8:] + bytes(nbytes - len(prefix))
 
 
 def write_compressed_batch(rows: Sequence[Row]) -> list[Bytes]:

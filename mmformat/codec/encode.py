@@ -16,7 +16,7 @@ from mmformat.model.compression import Compression
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.message import EncodedMessage
 
-__all__ = ["encode"]
+__all__ = ["encode", "encode_behind"]
 
 
 def encode(
@@ -63,15 +63,37 @@ def encode(
     """
     rows = rows_of(inputs)
     options = Compression.of(compression)
-    frames: list[Bytes] = [SCHEMA_MESSAGE]
-    if options is None:
-        frames += write_batch(rows)
-    else:
-        continuations = _continue_large(rows, options)
-        frames += write_batch(rows)
-        if continuations:
-            frames += write_compressed_batch(continuations)
+    continuations = [] if options is None else _continue_large(rows, options)
+    frames: list[Bytes] = [SCHEMA_MESSAGE, *write_batch(rows)]
+    if continuations:
+        frames += write_compressed_batch(continuations)
     return EncodedMessage(_merged([*frames, END_OF_STREAM]))
+
+
+def encode_behind(inputs: MultimodalInputs, *, head_nbytes: int) -> EncodedMessage:
+    """Encode inputs so that the first tensor lies at a given byte of the message.
+
+    The metadata of an Arrow message may be padded, so tensors that were written at their place
+    before the rest of the message was known can stay there.
+
+    Parameters
+    ----------
+    inputs : MultimodalInputs
+        As for :func:`encode`.
+    head_nbytes : int
+        A multiple of 64.
+
+    Raises
+    ------
+    EncodeError
+        When schema, metadata and columns need more bytes than that.
+
+    Notes
+    -----
+    **Copies**: as :func:`encode` without compression.
+    """
+    frames = write_batch(rows_of(inputs), head_nbytes=head_nbytes - len(SCHEMA_MESSAGE))
+    return EncodedMessage(_merged([SCHEMA_MESSAGE, *frames, END_OF_STREAM]))
 
 
 def rows_of(inputs: MultimodalInputs) -> list[Row]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mmformat.errors import TransportError
 
 if TYPE_CHECKING:
@@ -66,10 +68,13 @@ class EncodedMessage:
         """
         if len(target) < self.nbytes:
             raise TransportError(f"expected {self.nbytes:,} bytes of room, got {len(target):,}")
+        # numpy's copy lets other threads run; a memoryview's does not.
+        destination = np.frombuffer(target, np.uint8)
         position = 0
         for frame in self.frames:
-            target[position : position + len(frame)] = memoryview(frame).cast("B")
-            position += len(frame)
+            source = np.frombuffer(frame, np.uint8)
+            destination[position : position + source.size] = source
+            position += source.size
         return position
 
     def save(self, path: str | os.PathLike[str]) -> None:

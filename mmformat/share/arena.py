@@ -1,0 +1,259 @@
+"""The producer's arena: inputs in, a handle out."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Literal, Self
+
+from mmformat.codec import encode
+from mmformat.model.compression import Compression
+from mmformat.model.item import MultimodalInputs
+from mmformat.model.message import EncodedMessage
+from mmformat.model.tensors import TensorSpec
+from mmformat.share.identity import message_identity
+from mmformat.share.rank import ArenaReader
+from mmformat.share.reservation import Reservation
+from mmformat.transport.shm import ArenaStats, Handle, ShmArena
+
+__all__ = ["Arena"]
+
+
+class Arena:
+    """Hold encoded inputs in one shared segment that N ranks read without a copy.
+
+    Made by :meth:`create` in the producer; a rank calls :meth:`attach`.
+
+    Notes
+    -----
+    **Lifetime**: a slot is used again when every living reader released it. Leaving the context
+    removes the segment's name; what ranks still look at stays until they drop it.
+
+    References
+    ----------
+    docs/arena.md
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mmformat as mm
+    >>> item = mm.MultimodalDataItem(modality="IMAGE", feature=np.ones((2, 3), np.float32))
+    >>> with mm.Arena.create(nbytes=2**20, readers=1) as arena:
+    ...     handle = arena.put(mm.MultimodalInputs(items=[item]))
+    ...     with mm.Arena.attach(handle, reader=0) as reader:
+    ...         reader.get(handle).items[0].feature.sum()
+    np.float32(6.0)
+    """
+
+    def __init__(self, transport: ShmArena) -> None:
+        self._transport = transport
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        nbytes: int,
+        readers: int,
+        slots: int = 1024,
+        backing: Literal["shm", "file"] = "shm",
+        directory: str | os.PathLike[str] | None = None,
+        name: str | None = None,
+        registry: object | None = None,
+    ) -> Self:
+        """Create an arena: preallocated, touched, readable by this user alone.
+
+        Parameters
+        ----------
+        nbytes : int
+            Bytes for messages; each takes whole pages of 4 KiB.
+        readers : int
+            How many ranks read every message, 1 to 64.
+        slots : int
+            How many messages may be unreleased at once.
+        backing : {"shm", "file"}
+            ``/dev/shm``, or a file in ``directory`` where that is too small.
+        directory : path, optional
+            Where the segment's file lies.
+        name : str, optional
+            The segment's name, ``mmf-...``; chosen when omitted.
+        registry : prometheus_client.CollectorRegistry, optional
+            Where to register metrics.
+
+        Raises
+        ------
+        ArenaFullError
+            When the directory has not the room; nothing is left behind.
+        TransportError
+            For arguments that cannot be.
+        """
+        return cls(
+            ShmArena.create(
+                nbytes=nbytes,
+                readers=readers,
+                slots=slots,
+                backing=backing,
+                directory=directory,
+                name=name,
+                registry=registry,
+            )
+        )
+
+    @staticmethod
+    def attach(
+        handle_or_name: Handle | bytes | str, *, reader: int, timeout_s: float = 0.0
+    ) -> ArenaReader:
+        """Attach a rank to an arena.
+
+        Parameters
+        ----------
+        handle_or_name : Handle, bytes or str
+            A handle of the arena, its bytes, or the arena's name.
+        reader : int
+            This rank's number, 0 to readers - 1; each process has its own.
+        timeout_s : float
+            How long to wait for the arena to appear.
+
+        Raises
+        ------
+        TransportError
+            When the segment is not there, not ours, damaged, or the number is taken.
+        """
+        return ArenaReader.attach(handle_or_name, reader=reader, timeout_s=timeout_s)
+
+    @property
+    def name(self) -> str:
+        """The arena's name, which :meth:`attach` takes."""
+        return self._transport.name
+
+    def put(
+        self,
+        inputs: MultimodalInputs | EncodedMessage,
+        *,
+        timeout_s: float = 0.0,
+        compression: Compression | str | None = None,
+    ) -> Handle:
+        """Encode inputs straight into shared memory and return the handle to announce.
+
+        Parameters
+        ----------
+        inputs : MultimodalInputs or EncodedMessage
+            What the ranks are to read. When every item has an ``identity``, content that is
+            already there is granted again and nothing is copied.
+        timeout_s : float
+            How long to wait for room.
+        compression : Compression, {"lz4", "auto"} or None
+            Off by default: memory is faster than any codec.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no room in time, or never will be.
+        EncodeError
+            When a value cannot travel.
+
+        Notes
+        -----
+        **Copies**: each tensor byte once, into the slot; none for content that is there.
+        """
+        message = (
+            inputs
+            if isinstance(inputs, EncodedMessage)
+            else encode(inputs, compression=compression)
+        )
+        identity = b""
+        if isinstance(inputs, MultimodalInputs):
+            identity = message_identity(inputs, message) if compression is None else b""
+            found = self._transport.find(identity) if identity else None
+            if found is not None:
+                return found
+        with self._transport.reserve(message.nbytes, timeout_s=timeout_s) as slot:
+            message.write_into(slot.view)
+            return slot.seal(identity=identity)
+
+    def reserve(
+        self,
+        template: MultimodalInputs | Sequence[TensorSpec | tuple[Sequence[int], str]],
+        *,
+        timeout_s: float = 0.0,
+        headroom_nbytes: int = 4096,
+        library: Literal["torch", "numpy"] = "torch",
+    ) -> Reservation:
+        """Reserve a slot whose tensors are written in place: no copy at all.
+
+        Parameters
+        ----------
+        template : MultimodalInputs, or sequence of (shape, dtype)
+            Inputs in which a :class:`mmformat.TensorSpec` stands for each tensor to write; or the
+            tensors alone, for one item's feature.
+        timeout_s : float
+            How long to wait for room.
+        headroom_nbytes : int
+            Room for hash, identity and attributes that are set before sealing.
+        library : {"torch", "numpy"}
+            What the tensors to write are.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no room in time.
+
+        Notes
+        -----
+        **Copies**: none of what is written in place; the template's own tensors, once, at the seal.
+
+        Examples
+        --------
+        >>> import mmformat as mm
+        >>> with mm.Arena.create(nbytes=2**20, readers=1) as arena:
+        ...     with arena.reserve([((2, 3), "float32")], library="numpy") as slot:
+        ...         slot.tensors[0][:] = 7
+        ...         handle = slot.seal()
+        ...     with mm.Arena.attach(handle, reader=0) as reader:
+        ...         reader.get(handle).items[0].feature.tolist()
+        [[7.0, 7.0, 7.0], [7.0, 7.0, 7.0]]
+        """
+        return Reservation.make(
+            self._transport,
+            template,
+            timeout_s=timeout_s,
+            headroom_nbytes=headroom_nbytes,
+            library=library,
+        )
+
+    def reap(self) -> int:
+        """Take back what dead ranks held, and return how many slots that were."""
+        return self._transport.reap()
+
+    def wait_released(self, *, timeout_s: float) -> bool:
+        """Wait until no rank holds any slot, and say whether that came to be in time."""
+        deadline_s = time.monotonic() + timeout_s
+        while self.stats().slots_granted:
+            self._transport.reap()
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(0.001)
+        return True
+
+    def stats(self) -> ArenaStats:
+        """Return what the arena holds and did."""
+        return self._transport.stats()
+
+    def close(self) -> None:
+        """Remove the segment's name; a second call does nothing."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Arena({self._transport!r})"

@@ -1,0 +1,214 @@
+"""A slot whose tensors are written in place, and which becomes a message when it is sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from mmformat._arrow import buffer_of
+from mmformat.codec.encode import encode, encode_behind
+from mmformat.codec.tensors import numpy_view, torch_view
+from mmformat.errors import EncodeError
+from mmformat.model.dtypes import numpy_dtype, torch_dtype
+from mmformat.model.item import MultimodalDataItem, MultimodalInputs
+from mmformat.model.modality import Modality
+from mmformat.model.tensors import TensorSpec
+from mmformat.transport.shm import Handle, ShmArena, Slot
+
+__all__ = ["Reservation"]
+
+Library = Literal["torch", "numpy"]
+
+ALIGNMENT = 64
+
+
+class Reservation:
+    """Hold a slot whose tensors lie where the message will have them.
+
+    Made by :meth:`mmformat.Arena.reserve`; a context manager that gives back what was not sealed.
+
+    Attributes
+    ----------
+    inputs : MultimodalInputs
+        The template, with tensors inside the slot where it had specs; set hash, identity and other
+        fields on it before :meth:`seal`.
+    tensors : list
+        The tensors inside the slot, in the template's order.
+
+    Notes
+    -----
+    **Lifetime**: the tensors write shared memory: do not write to them after the seal.
+    """
+
+    def __init__(
+        self, slot: Slot, inputs: MultimodalInputs, tensors: list[Any], first_at: int
+    ) -> None:
+        self._slot = slot
+        self._first_at = first_at
+        self.inputs = inputs
+        self.tensors = tensors
+
+    @classmethod
+    def make(
+        cls,
+        transport: ShmArena,
+        template: MultimodalInputs | Sequence[TensorSpec | tuple[Sequence[int], str]],
+        *,
+        timeout_s: float,
+        headroom_nbytes: int,
+        library: Library,
+    ) -> Self:
+        """Lay the template out, reserve the room, and put tensors where the specs are."""
+        inputs = template if isinstance(template, MultimodalInputs) else _one_item(template)
+        # Memory that is never touched: encoding it says where every tensor will lie.
+        stands_in: list[Any] = []
+
+        def stand_in(spec: TensorSpec) -> Any:
+            stands_in.append(_empty(spec, library))
+            return stands_in[-1]
+
+        message = encode(_with_specs_replaced(inputs, stand_in))
+        starts = _starts(message.frames)
+        head_nbytes = len(message.frames[0]) if stands_in else message.nbytes
+        first_at = head_nbytes + headroom_nbytes + -headroom_nbytes % ALIGNMENT
+        slot = transport.reserve(message.nbytes + first_at - head_nbytes, timeout_s=timeout_s)
+        view = torch_view if library == "torch" else numpy_view
+        tensors: list[Any] = []
+
+        def place(spec: TensorSpec) -> Any:
+            at = starts.get(_address(stands_in[len(tensors)]))
+            if at is None:
+                # Too small to have bytes of its own in the body: it is copied at the seal.
+                tensors.append(_empty(spec, library))
+            else:
+                at += first_at - head_nbytes
+                tensors.append(view(slot.view[at : at + spec.nbytes], spec.dtype, spec.shape))
+            return tensors[-1]
+
+        return cls(slot, _with_specs_replaced(inputs, place), tensors, first_at)
+
+    def seal(self, inputs: MultimodalInputs | None = None, *, identity: bytes = b"") -> Handle:
+        """Write the rest of the message around the tensors and return the handle to announce.
+
+        Parameters
+        ----------
+        inputs : MultimodalInputs, optional
+            What to seal in place of :attr:`inputs`: any inputs that hold :attr:`tensors`, in order.
+        identity : bytes, optional
+            At most 32 bytes that name the content.
+
+        Raises
+        ------
+        EncodeError
+            When the tensors do not stand in the inputs in the order in which they were reserved,
+            or the rest of the message outgrew the headroom.
+
+        Notes
+        -----
+        **Copies**: schema, metadata and columns; tensors of the inputs that are not in the slot.
+        """
+        message = encode_behind(inputs or self.inputs, head_nbytes=self._first_at)
+        view = self._slot.view
+        base = buffer_of(view).address
+        if message.nbytes > len(view):
+            raise EncodeError(
+                f"expected a message of {len(view):,} bytes as reserved, got {message.nbytes:,}",
+                code="reservation",
+            )
+        at = 0
+        for frame in message.frames:
+            buffer = buffer_of(frame)
+            if buffer.address != base + at:
+                if base <= buffer.address < base + len(view):
+                    raise EncodeError(
+                        "expected the reserved tensors in the order of the reservation",
+                        code="reservation",
+                    )
+                view[at : at + buffer.size] = memoryview(buffer).cast("B")
+            at += buffer.size
+        del view
+        return self._slot.seal(message.nbytes, identity=identity)
+
+    def abandon(self) -> None:
+        """Give the slot back unsealed; after the seal it does nothing."""
+        self._slot.abandon()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.abandon()
+
+
+def _one_item(
+    specs: Sequence[TensorSpec | tuple[Sequence[int], str]],
+) -> MultimodalInputs:
+    features = []
+    for spec in specs:
+        if isinstance(spec, TensorSpec):
+            features.append(spec)
+        else:
+            shape, dtype = spec
+            features.append(TensorSpec(str(dtype).removeprefix("torch."), tuple(shape)))
+    feature: Any = features[0] if len(features) == 1 else features
+    item = MultimodalDataItem(modality=Modality.IMAGE, feature=feature)
+    return MultimodalInputs(items=[item])
+
+
+def _with_specs_replaced(
+    inputs: MultimodalInputs, make: Callable[[TensorSpec], Any]
+) -> MultimodalInputs:
+    """Return the inputs with each spec replaced, in the order in which they are encoded."""
+
+    def walk(value: Any) -> Any:
+        if type(value) is TensorSpec:
+            return make(value)
+        if type(value) in (list, tuple):
+            return type(value)(walk(part) for part in value)
+        if type(value) is dict:
+            return {key: walk(part) for key, part in value.items()}
+        return value
+
+    items = [
+        replace(
+            item,
+            feature=walk(item.feature),
+            precomputed_embeddings=walk(item.precomputed_embeddings),
+            model_specific_data=walk(item.model_specific_data),
+        )
+        for item in inputs.items
+    ]
+    return MultimodalInputs(items=items, request_data=walk(inputs.request_data))
+
+
+def _empty(spec: TensorSpec, library: Library) -> Any:
+    if library == "torch":
+        import torch
+
+        return torch.empty(spec.shape, dtype=torch_dtype(spec.dtype))
+    return np.empty(spec.shape, numpy_dtype(spec.dtype))
+
+
+def _address(tensor: Any) -> int:
+    address: int = tensor.ctypes.data if isinstance(tensor, np.ndarray) else tensor.data_ptr()
+    return address
+
+
+def _starts(frames: Sequence[Any]) -> dict[int, int]:
+    """Return at which byte of the message each frame begins, by the frame's address."""
+    starts: dict[int, int] = {}
+    at = 0
+    for frame in frames:
+        if not isinstance(frame, bytes):
+            starts[buffer_of(frame).address] = at
+        at += len(frame)
+    return starts
