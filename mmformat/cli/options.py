@@ -1,0 +1,91 @@
+"""What the commands' parsers have in common, and how a command is registered."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+if TYPE_CHECKING:
+    from mmformat.cli.output import Output
+
+__all__ = ["Parser", "Run", "Subparsers", "UsageError", "add_command", "add_common", "build"]
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
+"""What ``register(subparsers)`` of a command's module is given."""
+
+Run: TypeAlias = "Callable[[argparse.Namespace, Output], int]"
+"""A command: it returns 0 for yes and 1 when the answer is no, and raises when it cannot run."""
+
+
+class UsageError(Exception):
+    """Say that the arguments have no meaning; the exit status is 2."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class Parser(argparse.ArgumentParser):
+    """Parse arguments; what is wrong with them is an error in the house's form."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError instead of printing.
+
+        Raises
+        ------
+        UsageError
+            Always.
+        """
+        raise UsageError(message, hint=f"{self.prog} --help")
+
+
+def build(make: Callable[..., Parser], /, **options: Any) -> Parser:
+    """Return a parser whose description and examples keep their line breaks."""
+    return make(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
+
+
+def add_common(parser: argparse.ArgumentParser, *, nested: bool = False) -> None:
+    """Add ``--json`` and ``--debug``; a nested parser leaves what its parent parsed."""
+    default: Any = argparse.SUPPRESS if nested else False
+    group = parser.add_argument_group("everywhere")
+    group.add_argument("--json", action="store_true", default=default, help="print JSON on stdout")
+    group.add_argument(
+        "--debug", action="store_true", default=default, help="show a traceback for an error"
+    )
+
+
+def add_command(
+    subparsers: Subparsers,
+    name: str,
+    *,
+    run: Run,
+    caption: str,
+    description: str | None = None,
+    epilog: str | None = None,
+) -> Parser:
+    """Add a command to the front desk and return its parser, for arguments of its own.
+
+    Parameters
+    ----------
+    subparsers : Subparsers
+        What ``register`` was given.
+    name : str
+        The word on the command line.
+    run : callable
+        ``run(arguments, output) -> int``; see :data:`Run`.
+    caption : str
+        One line for the list of commands.
+    description, epilog : str, optional
+        For the command's own ``--help``: more about it, and examples.
+    """
+    parser = build(
+        subparsers.add_parser,
+        name=name,
+        help=caption,
+        description=description or caption,
+        epilog=epilog,
+    )
+    add_common(parser, nested=True)
+    parser.set_defaults(run=run)
+    return parser

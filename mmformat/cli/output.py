@@ -1,0 +1,165 @@
+"""The one module that prints: data on stdout, all else on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Protocol, TextIO
+
+from mmformat._extras import require
+from mmformat.errors import MMFormatError
+
+__all__ = ["Output", "Progress", "megabytes", "printable"]
+
+_FILE_WIDTH: Final = 240
+"""Columns of a table that goes into a file or a pipe: wide enough to cut nothing."""
+
+
+class Progress(Protocol):
+    """Follow work that takes a while."""
+
+    def __call__(self, text: str, done: float) -> None:
+        """Show what is being done, and how much of it, 0 to 1, is."""
+
+
+class Output:
+    """Print for one run of a command.
+
+    Examples
+    --------
+    >>> Output().text("one line of data")
+    one line of data
+    """
+
+    def __init__(self, *, wants_json: bool = False) -> None:
+        self.wants_json = wants_json
+
+    def text(self, line: str) -> None:
+        """Print a line of data."""
+        print(printable(line))
+
+    def json(self, value: Any) -> None:
+        """Print one JSON document, with nothing in it that JSON does not have."""
+        print(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False))
+
+    def bytes(self, data: Sequence[Any]) -> None:
+        """Write buffers to stdout.
+
+        Raises
+        ------
+        MMFormatError
+            When stdout is a terminal.
+        """
+        if sys.stdout.isatty():
+            raise MMFormatError(
+                "expected a file or a pipe on stdout, got a terminal", hint="-o FILE"
+            )
+        sys.stdout.flush()
+        for buffer in data:
+            sys.stdout.buffer.write(buffer)
+
+    def table(
+        self,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[object]],
+        *,
+        title: str | None = None,
+        right: Sequence[str] = (),
+    ) -> None:
+        """Print a table; the columns named in ``right`` are aligned to the right.
+
+        Raises
+        ------
+        MissingExtraError
+            When rich is not installed; ``--json`` does without it.
+        """
+        box = require("rich.box", extra="cli")
+        table = require("rich.table", extra="cli").Table(
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+        )
+        for column in columns:
+            table.add_column(
+                column, justify="right" if column in right else "left", overflow="fold"
+            )
+        text = require("rich.text", extra="cli").Text
+        for row in rows:
+            table.add_row(*(text(printable(str(cell))) for cell in row))
+        _console(sys.stdout).print(table)
+
+    def note(self, line: str) -> None:
+        """Print a line that is no data."""
+        print(printable(line), file=sys.stderr)
+
+    def error(self, message: str, *, hint: str | None = None) -> None:
+        """Print what went wrong, and apart from it what can be done."""
+        sys.stdout.flush()  # so that the error stands last where both go to one place
+        label = ("\x1b[1;31merror:\x1b[0m" if _has_colour(sys.stderr) else "error:") + " "
+        print(label + printable(message), file=sys.stderr)
+        if hint:
+            print(f"\nhint: {printable(hint)}", file=sys.stderr)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        """Show a bar on stderr where that is a terminal; elsewhere show nothing.
+
+        Raises
+        ------
+        MissingExtraError
+            When stderr is a terminal and rich is not installed.
+        """
+        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+            yield lambda text, done: None
+            return
+        module = require("rich.progress", extra="cli")
+        with module.Progress(
+            module.SpinnerColumn(),
+            module.TextColumn("{task.description}", markup=False),
+            module.BarColumn(),
+            module.TimeElapsedColumn(),
+            console=_console(sys.stderr),
+            transient=True,
+        ) as bar:
+            task = bar.add_task(title, total=1.0)
+            yield lambda text, done: bar.update(task, description=printable(text), completed=done)
+
+
+def printable(text: str) -> str:
+    r"""Return the text with control characters escaped: names come out of other people's files.
+
+    >>> printable("a" + chr(27) + "[2J")
+    'a\\x1b[2J'
+    """
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def megabytes(nbytes: float) -> str:
+    """Return a number of bytes as people read it.
+
+    >>> megabytes(25_758_720), megabytes(602_112), megabytes(180)
+    ('25.8 MB', '602.1 kB', '180 B')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def _has_colour(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _console(stream: TextIO) -> Any:
+    # rich honours NO_COLOR, FORCE_COLOR and TERM itself.
+    width = None if stream.isatty() else _FILE_WIDTH
+    console = require("rich.console", extra="cli").Console
+    return console(file=stream, width=width, highlight=False, markup=False, soft_wrap=False)
