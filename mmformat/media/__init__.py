@@ -3,5 +3,13 @@
 from mmformat.media.lazy import register_lazy
 from mmformat.media.load import load_image
 from mmformat.media.materialize import materialize, materialize_async
+from mmformat.media.video.clip import Video, open_video
 
-__all__ = ["load_image", "materialize", "materialize_async", "register_lazy"]
+__all__ = [
+    "Video",
+    "load_image",
+    "materialize",
+    "materialize_async",
+    "open_video",
+    "register_lazy",
+]

@@ -301,7 +301,11 @@ async def _fetch(source: Source, fetcher: Fetcher | None, path: str) -> Source:
         chosen: Any = source.fetcher or fetcher
         data = await chosen(source.data)
         return Source(
-            data, kind="bytes", max_nbytes=source.max_nbytes, max_pixels=source.max_pixels
+            data,
+            kind="bytes",
+            max_nbytes=source.max_nbytes,
+            max_pixels=source.max_pixels,
+            max_duration_s=source.max_duration_s,
         )
 
 

@@ -17,6 +17,8 @@ MAX_NBYTES: Final = 2**30
 MAX_PIXELS: Final = 89_478_485
 """Pillow's own threshold of suspicion: 256 MiB of RGB."""
 
+MAX_DURATION_S: Final = 3600.0
+
 _BASE64: Final = frozenset(
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=-_\r\n\t "
 )
@@ -43,6 +45,8 @@ optional
         Bound on the encoded bytes.
     max_pixels : int, default 89,478,485
         Bound on the pixels of an image, or of one frame, checked before anything is decoded.
+    max_duration_s : float, default one hour
+        Bound on how long a video or a sound lasts.
 
     Raises
     ------
@@ -63,7 +67,7 @@ optional
     ('path', 'base64', 'path')
     """
 
-    __slots__ = ("data", "fetcher", "kind", "max_nbytes", "max_pixels")
+    __slots__ = ("data", "fetcher", "kind", "max_duration_s", "max_nbytes", "max_pixels")
 
     def __init__(
         self,
@@ -73,15 +77,21 @@ optional
         fetcher: Callable[[str], Any] | None = None,
         max_nbytes: int = MAX_NBYTES,
         max_pixels: int = MAX_PIXELS,
+        max_duration_s: float = MAX_DURATION_S,
     ) -> None:
         for name, bound in (("max_nbytes", max_nbytes), ("max_pixels", max_pixels)):
             if type(bound) is not int or bound < 1:
                 raise ModelError(f"expected a positive int, got {bound!r}", path=f"$.{name}")
+        if not isinstance(max_duration_s, (int, float)) or not max_duration_s > 0:
+            raise ModelError(
+                f"expected seconds above 0, got {max_duration_s!r}", path="$.max_duration_s"
+            )
         self.data = data
         self.kind: str = _kind_of(data) if kind is None else _checked_kind(data, kind)
         self.fetcher = fetcher
         self.max_nbytes = max_nbytes
         self.max_pixels = max_pixels
+        self.max_duration_s = max_duration_s
 
     def __repr__(self) -> str:
         if isinstance(self.data, (bytes, bytearray, memoryview)):
