@@ -1,0 +1,122 @@
+"""Measure a tree of inert values as if nothing in it were shared, without walking it so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from mmformat.errors import DecodeError
+from mmformat.legacy.limits import PickleLimits
+from mmformat.legacy.nodes import Enum, Instance, Marked, Name, Scalar, Storage, Tensor
+from mmformat.legacy.numpy_values import ArrayNode, DTypeNode
+
+__all__ = ["Found", "measure"]
+
+_FREE_NBYTES: Final = 256 * 2**20
+_LEAVES: Final = (int, float, bool, type(None), complex, Name, Enum, Scalar, DTypeNode, Storage)
+
+_Size = tuple[int, int, int, int]
+"""Values, bytes of text, bytes of tensors, depth."""
+
+
+@dataclass(slots=True)
+class Found:
+    """What a tree holds, each object once, in the order in which it stands."""
+
+    tensors: list[Tensor] = field(default_factory=list)
+    instances: list[Instance] = field(default_factory=list)
+    enums: list[Enum] = field(default_factory=list)
+
+
+def measure(roots: list[Any], limits: PickleLimits, source_nbytes: int) -> Found:
+    """Check depth, counts and sizes of the tree and return what it holds.
+
+    Raises
+    ------
+    LimitError
+        When a bound is passed; a pickle of a hundred bytes can describe 2**30 values.
+    DecodeError
+        When a container holds itself.
+
+    Notes
+    -----
+    **Cost**: linear in the containers that are there; shared ones are visited once.
+    """
+    walk = _Walk(limits)
+    values = text = tensors = 0
+    for root in roots:
+        size = walk.size(root, 1)
+        values, text, tensors = values + size[0], text + size[1], tensors + size[2]
+    limits.check("values", values, "$")
+    limits.check("text_nbytes", text, "$")
+    found = walk.found
+    limits.check("tensors", len(found.tensors), "$")
+    unique = sum(tensor.nbytes for tensor in found.tensors)
+    limits.check("tensor_nbytes", max(tensors, unique), "$")
+    if max(tensors, unique) > _FREE_NBYTES:
+        limits.check("expansion", -(-max(tensors, unique) // source_nbytes), "$")
+    return found
+
+
+class _Walk:
+    def __init__(self, limits: PickleLimits) -> None:
+        self.limits = limits
+        self.known: dict[int, _Size | None] = {}
+        self.found = Found()
+
+    def size(self, value: Any, level: int) -> _Size:
+        """Return the size of ``value``; ids are safe keys because the roots keep all alive."""
+        kind = type(value)
+        if kind is str:
+            return 1, len(value), 0, 0
+        if isinstance(value, _LEAVES):
+            if kind is Enum:
+                self.found.enums.append(value)
+            return 1, 0, 0, 0
+        if kind is bytes or kind is memoryview:
+            return 1, len(value) if kind is bytes else value.nbytes, 0, 0
+        key = id(value)
+        if key in self.known:
+            found = self.known[key]
+            if found is None:
+                raise DecodeError("expected a tree, got a container that holds itself", path="$")
+            self.limits.check("depth", level + found[3], "$")
+            return found
+        self.limits.check("depth", level, "$")
+        self.known[key] = None
+        made = self._container(value, level)
+        self.limits.check("values", made[0], "$")
+        self.known[key] = made
+        return made
+
+    def _container(self, value: Any, level: int) -> _Size:
+        values, text, tensors, depth = 1, 0, 0, 0
+        for part in self._parts(value):
+            size = self.size(part, level + 1)
+            values += size[0]
+            text += size[1]
+            tensors += size[2]
+            depth = max(depth, size[3] + 1)
+        if type(value) is Tensor:
+            tensors += value.nbytes
+        return values, text, tensors, depth
+
+    def _parts(self, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return value
+        if isinstance(value, dict):
+            return [*value.keys(), *value.values()]
+        if type(value) is Instance:
+            self.found.instances.append(value)
+            return value.state.values()
+        if type(value) is Marked:
+            inner = value.value
+            return list(inner) if isinstance(inner, set) else [inner]
+        if type(value) is Tensor:
+            self.found.tensors.append(value)
+            return [] if value.attributes is None else [value.attributes]
+        if type(value) is ArrayNode:
+            if value.tensor is None:
+                raise DecodeError("expected the state of a numpy array, got none", path="$")
+            return [value.tensor]
+        raise DecodeError(f"expected a value of a pickle, got {type(value).__name__}", path="$")

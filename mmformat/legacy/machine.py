@@ -1,0 +1,636 @@
+"""A pickle machine that only builds inert values: it imports nothing and calls nothing of a file."""
+
+from __future__ import annotations
+
+import codecs
+import struct
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from mmformat.errors import DecodeError, LimitError, TruncatedError, UnsafePickleError
+from mmformat.legacy.constructors import resolve
+from mmformat.legacy.limits import PickleLimits
+from mmformat.legacy.nodes import Arguments, Instance, Marked, Name
+
+__all__ = ["Machine"]
+
+SMALL: Final = 256
+"""Byte strings up to this size become ``bytes``; larger ones stay views of the file."""
+
+_LINE: Final = 4096
+"""Longest line of a protocol 0 opcode that is no text."""
+
+_FLOAT: Final = struct.Struct(">d")
+_HASHABLE: Final = frozenset({str, int, float, bool, bytes, type(None)})
+_TICK: Final = 8192
+_HEX: Final = tuple(f"0x{code:02x}" for code in range(256))
+
+
+class Machine:
+    """Run one pickle stream over ``source`` and return what it describes.
+
+    Parameters
+    ----------
+    source : memoryview of bytes
+        The stream; large byte strings of the result are slices of it.
+    limits : PickleLimits
+        The bounds.
+    deadline_s : float
+        When to give up, on the monotonic clock.
+    where : str
+        What precedes a byte position in error paths.
+    buffers : sequence of memoryview
+        Out-of-band buffers, in the order of protocol 5.
+    persistent : callable, optional
+        Our own answer to persistent ids; they are refused without it.
+    nesting : int
+        How many torch streams this one lies in.
+
+    Notes
+    -----
+    **Copies**: byte strings over 256 bytes are views; text is decoded once.
+    **Lifetime**: the result keeps ``source`` alive.
+    """
+
+    __slots__ = ("buffers", "deadline_s", "limits", "nesting", "persistent", "protocol", "seen",
+                 "source", "where")
+
+    def __init__(
+        self,
+        source: memoryview,
+        *,
+        limits: PickleLimits,
+        deadline_s: float,
+        where: str = "$",
+        buffers: Sequence[memoryview] = (),
+        persistent: Callable[[Any, str], Any] | None = None,
+        nesting: int = 0,
+        seen: set[str] | None = None,
+    ) -> None:
+        self.source = source
+        self.limits = limits
+        self.deadline_s = deadline_s
+        self.where = where
+        self.buffers = list(buffers)
+        self.persistent = persistent
+        self.nesting = nesting
+        self.seen: set[str] = set() if seen is None else seen
+        self.protocol = 0
+
+    def path(self, position: int) -> str:
+        """Return the error path of a byte position."""
+        return f"{self.where}@{position}"
+
+    def inner(
+        self, source: memoryview, where: str, persistent: Callable[[Any, str], Any] | None = None
+    ) -> Machine:
+        """Return a machine for a stream within this one, under the same bounds."""
+        return Machine(
+            source,
+            limits=self.limits,
+            deadline_s=self.deadline_s,
+            where=where,
+            persistent=persistent,
+            nesting=self.nesting + 1,
+            seen=self.seen,
+        )
+
+    def nested(self, source: memoryview, path: str) -> Any:
+        """Return the value of a pickle that lies within this one as bytes."""
+        self.limits.check("nesting", self.nesting + 1, path)
+        return self.inner(source, f"{path}/pickle").load()[0]
+
+    def load(self, start: int = 0) -> tuple[Any, int]:
+        """Run from ``start`` to STOP; return the value and the position after it.
+
+        Raises
+        ------
+        UnsafePickleError
+            For a global that is not allow-listed, a persistent id, an extension code, or a call of
+            anything that is no allow-listed global.
+        TruncatedError, DecodeError, LimitError
+            For a stream that ends early, contradicts itself, or asks for too much.
+        """
+        state = _Run(self, start)
+        try:
+            return state.run()
+        except IndexError:
+            if state.position >= len(self.source):
+                raise TruncatedError(
+                    "expected a STOP instruction, got the end of the bytes",
+                    path=self.path(len(self.source)),
+                ) from None
+            raise DecodeError(
+                "expected a value on the stack, got none", path=self.path(state.position)
+            ) from None
+        except KeyError as error:
+            raise DecodeError(
+                f"expected a memo entry, got an unknown one: {error}",
+                path=self.path(state.position),
+            ) from None
+        except (struct.error, ValueError, OverflowError) as error:
+            if isinstance(error, DecodeError | LimitError | UnsafePickleError):
+                raise
+            if state.position + 8 > len(self.source) and isinstance(error, struct.error):
+                raise TruncatedError(
+                    "expected an argument, got the end of the bytes", path=self.path(state.position)
+                ) from None
+            raise DecodeError(
+                f"expected a well-formed argument, got: {error}", path=self.path(state.position)
+            ) from None
+
+
+class _Run:
+    __slots__ = ("machine", "position")
+
+    def __init__(self, machine: Machine, start: int) -> None:
+        self.machine = machine
+        self.position = start
+
+    def run(self) -> tuple[Any, int]:
+        """Interpret; the order of the branches is that of how often an opcode occurs."""
+        machine = self.machine
+        source = machine.source
+        size = len(source)
+        limits = machine.limits
+        max_memo = limits.memo
+        position = self.position
+        memo: dict[int, Any] = {}
+        stack: list[Any] = []
+        marks: list[list[Any]] = []
+        from_bytes = int.from_bytes
+        for tick in range(0, limits.opcodes, _TICK):
+            if tick and time.monotonic() > machine.deadline_s:
+                raise LimitError(
+                    f"expected an end within {limits.time_s} s", path=machine.path(position)
+                )
+            for _ in range(min(_TICK, limits.opcodes - tick)):
+                self.position = position
+                op = source[position]
+                position += 1
+                if op == 0x94:  # MEMOIZE
+                    index = len(memo)
+                    if index >= max_memo:
+                        limits.check("memo", index + 1, machine.path(position))
+                    memo[index] = stack[-1]
+                elif op == 0x8C:  # SHORT_BINUNICODE
+                    end = position + 1 + source[position]
+                    if end > size:
+                        raise _truncated(machine, position)
+                    stack.append(str(source[position + 1 : end], "utf-8", "surrogatepass"))
+                    position = end
+                elif op == 0x4B:  # BININT1
+                    stack.append(source[position])
+                    position += 1
+                elif op == 0x4D:  # BININT2
+                    stack.append(source[position] | source[position + 1] << 8)
+                    position += 2
+                elif op == 0x4A:  # BININT
+                    stack.append(from_bytes(source[position : position + 4], "little", signed=True))
+                    position += 4
+                elif op == 0x68:  # BINGET
+                    stack.append(memo[source[position]])
+                    position += 1
+                elif op == 0x4E:  # NONE
+                    stack.append(None)
+                elif op == 0x71:  # BINPUT
+                    memo[source[position]] = stack[-1]
+                    position += 1
+                elif op == 0x28:  # MARK
+                    marks.append(stack)
+                    stack = []
+                elif op == 0x58:  # BINUNICODE
+                    end = position + 4 + from_bytes(source[position : position + 4], "little")
+                    if end > size:
+                        raise _truncated(machine, position)
+                    stack.append(str(source[position + 4 : end], "utf-8", "surrogatepass"))
+                    position = end
+                elif op == 0x86:  # TUPLE2
+                    stack[-2:] = [(stack[-2], stack[-1])]
+                elif op == 0x85:  # TUPLE1
+                    stack[-1] = (stack[-1],)
+                elif op == 0x87:  # TUPLE3
+                    stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
+                elif op == 0x52:  # REDUCE
+                    arguments = stack.pop()
+                    stack[-1] = _reduce(machine, stack[-1], arguments, position)
+                elif op == 0x74:  # TUPLE
+                    items = stack
+                    stack = marks.pop()
+                    stack.append(tuple(items))
+                elif op == 0x75:  # SETITEMS
+                    items = stack
+                    stack = marks.pop()
+                    _set_items(machine, stack[-1], items, position)
+                elif op == 0x73:  # SETITEM
+                    value = stack.pop()
+                    key = stack.pop()
+                    _set_items(machine, stack[-1], [key, value], position)
+                elif op == 0x65:  # APPENDS
+                    items = stack
+                    stack = marks.pop()
+                    _list(machine, stack[-1], position).extend(items)
+                elif op == 0x61:  # APPEND
+                    value = stack.pop()
+                    _list(machine, stack[-1], position).append(value)
+                elif op == 0x7D:  # EMPTY_DICT
+                    stack.append({})
+                elif op == 0x5D:  # EMPTY_LIST
+                    stack.append([])
+                elif op == 0x29:  # EMPTY_TUPLE
+                    stack.append(())
+                elif op == 0x89:  # NEWFALSE
+                    stack.append(False)
+                elif op == 0x88:  # NEWTRUE
+                    stack.append(True)
+                elif op == 0x93:  # STACK_GLOBAL
+                    name = stack.pop()
+                    module = stack.pop()
+                    stack.append(_global(machine, module, name, position))
+                elif op == 0x62:  # BUILD
+                    value = stack.pop()
+                    _build(machine, stack[-1], value, position)
+                elif op == 0x81:  # NEWOBJ
+                    arguments = stack.pop()
+                    stack[-1] = _new(machine, stack[-1], arguments, position)
+                elif op == 0x42 or op == 0x43:  # BINBYTES, SHORT_BINBYTES
+                    width = 4 if op == 0x42 else 1
+                    begin = position + width
+                    end = begin + from_bytes(source[position:begin], "little")
+                    if end > size:
+                        raise _truncated(machine, position)
+                    stack.append(_bytes(source, begin, end))
+                    position = end
+                elif op == 0x47:  # BINFLOAT
+                    stack.append(_FLOAT.unpack_from(source, position)[0])
+                    position += 8
+                elif op == 0x8A or op == 0x8B:  # LONG1, LONG4
+                    width = 1 if op == 0x8A else 4
+                    begin = position + width
+                    count = from_bytes(source[position:begin], "little", signed=width == 4)
+                    if count < 0:
+                        raise DecodeError(
+                            "expected a length of 0 or more, got a negative one",
+                            path=machine.path(position),
+                        )
+                    limits.check("integer_nbytes", count, machine.path(position))
+                    stack.append(from_bytes(source[begin : begin + count], "little", signed=True))
+                    position = begin + count
+                elif op == 0x95:  # FRAME
+                    length = from_bytes(source[position : position + 8], "little")
+                    position += 8
+                    if position + length > size:
+                        raise _truncated(machine, position)
+                elif op == 0x80:  # PROTO
+                    machine.protocol = source[position]
+                    position += 1
+                    if machine.protocol > 5:
+                        raise DecodeError(
+                            f"expected a protocol of 0 to 5, got {machine.protocol}",
+                            path=machine.path(position),
+                        )
+                elif op == 0x2E:  # STOP
+                    if len(stack) != 1 or marks:
+                        raise DecodeError(
+                            f"expected one value at STOP, got {len(stack)} and {len(marks)} marks",
+                            path=machine.path(position),
+                        )
+                    return stack[0], position
+                elif op == 0x72 or op == 0x70:  # LONG_BINPUT, PUT
+                    if op == 0x72:
+                        index = from_bytes(source[position : position + 4], "little")
+                        position += 4
+                    else:
+                        line, position = _line(machine, position)
+                        index = _integer(line)
+                        if index < 0:
+                            raise DecodeError(
+                                "expected a memo index of 0 or more, got a negative one",
+                                path=machine.path(position),
+                            )
+                    if len(memo) >= max_memo:
+                        limits.check("memo", len(memo) + 1, machine.path(position))
+                    memo[index] = stack[-1]
+                elif op == 0x6A:  # LONG_BINGET
+                    stack.append(memo[from_bytes(source[position : position + 4], "little")])
+                    position += 4
+                elif op == 0x67:  # GET
+                    line, position = _line(machine, position)
+                    stack.append(memo[_integer(line)])
+                elif op == 0x8E or op == 0x96:  # BINBYTES8, BYTEARRAY8
+                    end = position + 8 + from_bytes(source[position : position + 8], "little")
+                    if end > size:
+                        raise _truncated(machine, position)
+                    stack.append(_bytes(source, position + 8, end))
+                    position = end
+                elif op == 0x8D:  # BINUNICODE8
+                    end = position + 8 + from_bytes(source[position : position + 8], "little")
+                    if end > size:
+                        raise _truncated(machine, position)
+                    stack.append(str(source[position + 8 : end], "utf-8", "surrogatepass"))
+                    position = end
+                elif op == 0x63:  # GLOBAL
+                    module, position = _line(machine, position)
+                    name, position = _line(machine, position)
+                    stack.append(
+                        _global(machine, str(module, "utf-8"), str(name, "utf-8"), position)
+                    )
+                elif op == 0x8F:  # EMPTY_SET
+                    stack.append(Marked("set", set()))
+                elif op == 0x90:  # ADDITEMS
+                    items = stack
+                    stack = marks.pop()
+                    _add_items(machine, stack[-1], items, position)
+                elif op == 0x91:  # FROZENSET
+                    items = stack
+                    stack = marks.pop()
+                    frozen = Marked("frozenset", set())
+                    _add_items(machine, frozen, items, position)
+                    stack.append(frozen)
+                elif op == 0x97:  # NEXT_BUFFER
+                    if not machine.buffers:
+                        raise DecodeError(
+                            "expected another out-of-band buffer, got none left",
+                            path=machine.path(position),
+                            hint="pass them: convert(data, buffers=[...])",
+                        )
+                    stack.append(machine.buffers.pop(0))
+                elif op == 0x98:  # READONLY_BUFFER
+                    if not isinstance(stack[-1], bytes | memoryview):
+                        raise DecodeError("expected a buffer", path=machine.path(position))
+                elif op == 0x30:  # POP
+                    if stack:
+                        stack.pop()
+                    else:
+                        stack = marks.pop()
+                elif op == 0x31:  # POP_MARK
+                    stack = marks.pop()
+                elif op == 0x32:  # DUP
+                    stack.append(stack[-1])
+                elif op == 0x6C:  # LIST
+                    items = stack
+                    stack = marks.pop()
+                    stack.append(items)
+                elif op == 0x64:  # DICT
+                    items = stack
+                    stack = marks.pop()
+                    made: dict[Any, Any] = {}
+                    _set_items(machine, made, items, position)
+                    stack.append(made)
+                elif op == 0x92:  # NEWOBJ_EX
+                    keywords = stack.pop()
+                    arguments = stack.pop()
+                    if not isinstance(keywords, dict) or keywords:
+                        raise UnsafePickleError(
+                            "expected no keyword arguments in NEWOBJ_EX, got some",
+                            path=machine.path(position),
+                        )
+                    stack[-1] = _new(machine, stack[-1], arguments, position)
+                elif op == 0x69:  # INST
+                    module, position = _line(machine, position)
+                    name, position = _line(machine, position)
+                    items = stack
+                    stack = marks.pop()
+                    target = _global(machine, str(module, "utf-8"), str(name, "utf-8"), position)
+                    stack.append(_new(machine, target, tuple(items), position))
+                elif op == 0x6F:  # OBJ
+                    items = stack
+                    stack = marks.pop()
+                    stack.append(_new(machine, items[0], tuple(items[1:]), position))
+                elif op in _TEXT:
+                    value, position = _TEXT[op](machine, position)
+                    stack.append(value)
+                elif op == 0x51 or op == 0x50:  # BINPERSID, PERSID
+                    if op == 0x51:
+                        identifier = stack.pop()
+                    else:
+                        identifier, position = _line(machine, position)
+                    if machine.persistent is None:
+                        raise UnsafePickleError(
+                            "expected no persistent ids outside torch files, got one",
+                            path=machine.path(position),
+                            code="unsafe-pickle-persistent",
+                        )
+                    stack.append(machine.persistent(identifier, machine.path(position)))
+                elif op in (0x82, 0x83, 0x84):
+                    raise UnsafePickleError(
+                        "expected no extension codes (copyreg's registry), got one",
+                        path=machine.path(position),
+                        code="unsafe-pickle-extension",
+                    )
+                else:
+                    raise DecodeError(
+                        f"expected an opcode, got {_HEX[op]}", path=machine.path(position - 1)
+                    )
+        raise LimitError(
+            f"expected at most {limits.opcodes:,} opcodes, got more",
+            path=machine.path(position),
+            hint="if you trust the file: PickleLimits(opcodes=...)",
+        )
+
+
+def _truncated(machine: Machine, position: int) -> TruncatedError:
+    return TruncatedError(
+        f"expected a length within {len(machine.source):,} bytes, got one past the end",
+        path=machine.path(position),
+    )
+
+
+def _bytes(source: memoryview, begin: int, end: int) -> bytes | memoryview:
+    return bytes(source[begin:end]) if end - begin <= SMALL else source[begin:end]
+
+
+def _line(machine: Machine, position: int, longest: int = _LINE) -> tuple[bytes, int]:
+    window = machine.source[position : position + longest].tobytes()
+    found = window.find(b"\n")
+    if found < 0:
+        if position + longest >= len(machine.source):
+            raise TruncatedError("expected the end of a line", path=machine.path(position))
+        raise DecodeError(
+            f"expected a line of at most {longest:,} bytes", path=machine.path(position)
+        )
+    return window[:found], position + found + 1
+
+
+def _long_line(machine: Machine, position: int) -> tuple[bytes, int]:
+    # Protocol 0 writes whole tensors as one line, so this doubles until it finds the end.
+    longest = _LINE
+    while True:
+        try:
+            return _line(machine, position, longest)
+        except TruncatedError:
+            raise
+        except DecodeError:
+            longest *= 8
+
+
+def _integer(line: bytes) -> int:
+    text = line.strip()
+    if not text.lstrip(b"-").isdigit():
+        raise ValueError(f"a number of {line[:20]!r}")
+    return int(text)
+
+
+def _text_int(machine: Machine, position: int) -> tuple[Any, int]:
+    line, end = _line(machine, position)
+    if line in (b"00", b"01"):
+        return line == b"01", end
+    line = line.removesuffix(b"L")
+    machine.limits.check("integer_nbytes", len(line) * 2 // 5, machine.path(position))
+    return _integer(line), end
+
+
+def _text_float(machine: Machine, position: int) -> tuple[Any, int]:
+    line, end = _line(machine, position)
+    return float(line), end
+
+
+def _text_unicode(machine: Machine, position: int) -> tuple[Any, int]:
+    line, end = _long_line(machine, position)
+    return str(line, "raw-unicode-escape"), end
+
+
+def _text_string(machine: Machine, position: int) -> tuple[Any, int]:
+    line, end = _long_line(machine, position)
+    if len(line) < 2 or line[0] != line[-1] or line[:1] not in (b"'", b'"'):
+        raise ValueError("a string without its quotes")
+    return _python2(codecs.escape_decode(line[1:-1])[0]), end
+
+
+def _binary_string(machine: Machine, position: int) -> tuple[Any, int]:
+    width = 1 if machine.source[position - 1] == 0x55 else 4
+    begin = position + width
+    count = int.from_bytes(machine.source[position:begin], "little", signed=width == 4)
+    if count < 0:
+        raise ValueError("a negative length")
+    if begin + count > len(machine.source):
+        raise _truncated(machine, position)
+    return _python2(bytes(machine.source[begin : begin + count])), begin + count
+
+
+def _python2(data: bytes) -> str | bytes:
+    # Python 2 had one type for both; text is what decodes as ASCII, as pickle.loads has it.
+    return data.decode("ascii") if data.isascii() else data
+
+
+_TEXT: Final[dict[int, Callable[[Machine, int], tuple[Any, int]]]] = {
+    0x49: _text_int,  # INT
+    0x4C: _text_int,  # LONG
+    0x46: _text_float,  # FLOAT
+    0x56: _text_unicode,  # UNICODE
+    0x53: _text_string,  # STRING
+    0x54: _binary_string,  # BINSTRING
+    0x55: _binary_string,  # SHORT_BINSTRING
+}
+
+
+def _global(machine: Machine, module: Any, name: Any, position: int) -> Name:
+    if type(module) is not str or type(name) is not str:
+        raise UnsafePickleError(
+            "expected the two names of a global, got "
+            f"{type(module).__name__} and {type(name).__name__}",
+            path=machine.path(position),
+        )
+    found = resolve(module, name)
+    if found is None:
+        raise UnsafePickleError(
+            f"expected an allow-listed name, got {_shown(module)}.{_shown(name)}",
+            path=machine.path(position),
+            hint="nothing was executed; mmformat.legacy.allowlist says which names are read, and why",
+            code="unsafe-pickle-global",
+        )
+    machine.seen.add(found.path)
+    return found
+
+
+def _shown(name: str) -> str:
+    # A name of a file goes to a terminal: no control characters, no page of text.
+    return ascii(name[:100])[1:-1]
+
+
+def _reduce(machine: Machine, target: Any, arguments: Any, position: int) -> Any:
+    path = machine.path(position)
+    if type(target) is not Name or target.call is None:
+        raise UnsafePickleError(
+            f"expected a call of an allow-listed function, got one of {_kind(target)}",
+            path=path,
+            code="unsafe-pickle-call",
+        )
+    if type(arguments) is not tuple:
+        raise DecodeError(f"expected a tuple of arguments, got {_kind(arguments)}", path=path)
+    return target.call(machine, Arguments(target, arguments, path))
+
+
+def _new(machine: Machine, target: Any, arguments: Any, position: int) -> Any:
+    path = machine.path(position)
+    if type(target) is not Name or target.new is None:
+        raise UnsafePickleError(
+            f"expected an instance of an allow-listed class, got one of {_kind(target)}",
+            path=path,
+            code="unsafe-pickle-call",
+        )
+    if type(arguments) is not tuple:
+        raise DecodeError(f"expected a tuple of arguments, got {_kind(arguments)}", path=path)
+    return target.new(machine, Arguments(target, arguments, path))
+
+
+def _build(machine: Machine, target: Any, state: Any, position: int) -> None:
+    build = getattr(type(target), "build", None)
+    if build is None:
+        raise UnsafePickleError(
+            f"expected BUILD of an instance, got one of {_kind(target)}",
+            path=machine.path(position),
+            code="unsafe-pickle-build",
+        )
+    build(target, state, machine.path(position))
+
+
+def _kind(value: Any) -> str:
+    if type(value) is Name:
+        return _shown(value.path)
+    return value.cls if type(value) is Instance else type(value).__name__
+
+
+def _list(machine: Machine, target: Any, position: int) -> list[Any]:
+    if type(target) is not list:
+        raise DecodeError(
+            f"expected a list to append to, got {_kind(target)}", path=machine.path(position)
+        )
+    return target
+
+
+def _key(machine: Machine, key: Any, position: int) -> Any:
+    # Keys are hashed here and now; a nested tuple could take exponential time or the whole C stack.
+    kind = type(key)
+    if kind in _HASHABLE:
+        return key
+    if kind is tuple and all(type(part) in _HASHABLE for part in key):
+        return key
+    raise DecodeError(
+        f"expected a text, a number, or a flat tuple as key, got {_kind(key)}",
+        path=machine.path(position),
+    )
+
+
+def _set_items(machine: Machine, target: Any, items: list[Any], position: int) -> None:
+    if type(target) is Marked and type(target.value) is dict:
+        target = target.value
+    if type(target) is not dict:
+        raise DecodeError(
+            f"expected a dict to set items of, got {_kind(target)}", path=machine.path(position)
+        )
+    if len(items) % 2:
+        raise DecodeError("expected keys and values in pairs", path=machine.path(position))
+    for index in range(0, len(items), 2):
+        key = items[index]
+        target[key if type(key) is str else _key(machine, key, position)] = items[index + 1]
+
+
+def _add_items(machine: Machine, target: Any, items: list[Any], position: int) -> None:
+    if type(target) is not Marked or type(target.value) is not set:
+        raise DecodeError(
+            f"expected a set to add to, got {_kind(target)}", path=machine.path(position)
+        )
+    target.value.update(_key(machine, item, position) for item in items)
+

@@ -1,0 +1,126 @@
+"""Turn inert values into values of the model, noting each that changes its type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from mmformat.errors import DecodeError
+from mmformat.legacy.images import image_value
+from mmformat.legacy.nodes import Enum, Instance, Marked, Name, Scalar, Tensor
+from mmformat.legacy.numpy_values import ArrayNode, DTypeNode
+from mmformat.legacy.report import ConversionReport
+
+__all__ = ["SHM_POINTER", "Values"]
+
+SHM_POINTER: Final = "sglang.srt.managers.mm_utils.ShmPointerMMData"
+_ATOMS: Final = frozenset({str, int, float, bool, type(None), bytes, complex})
+
+
+class Values:
+    """Convert values; what was one object in the pickle is one object in the result."""
+
+    __slots__ = ("_known", "_make", "report")
+
+    def __init__(self, make: Callable[[Tensor], Any], report: ConversionReport) -> None:
+        self._make = make
+        self._known: dict[int, Any] = {}
+        self.report = report
+
+    def of(self, value: Any, path: str) -> Any:
+        """Return the model's value for an inert one.
+
+        Raises
+        ------
+        DecodeError
+            For a pointer to a shared segment, whose bytes are not in the pickle.
+        """
+        if type(value) in _ATOMS:
+            return value
+        key = id(value)
+        if key in self._known:
+            return self._known[key]
+        made = self._convert(value, path)
+        self._known[key] = made
+        return made
+
+    def _convert(self, value: Any, path: str) -> Any:
+        kind = type(value)
+        if kind is list:
+            return [self.of(part, f"{path}[{i}]") for i, part in enumerate(value)]
+        if kind is tuple:
+            return tuple([self.of(part, f"{path}[{i}]") for i, part in enumerate(value)])
+        if kind is dict:
+            return {
+                key: self.of(part, f"{path}[{key!r}]") for key, part in value.items()
+            }
+        if kind is memoryview:
+            return bytes(value)
+        if kind is Tensor:
+            return self._tensor(value, path)
+        if kind is ArrayNode:
+            return self.of(value.tensor, path)
+        if kind is Marked:
+            return self._marked(value, path)
+        if kind is Scalar:
+            self.report.add(path, "changed", f"numpy.{value.dtype} scalar -> {type(value.value).__name__}")
+            return value.value
+        if kind is Instance:
+            return self._instance(value, path)
+        if kind is Enum:
+            self.report.add(path, "changed", f"member of {value.cls} -> its stored value")
+            return value.value
+        if kind is Name:
+            self.report.add(path, "changed", f"{value.path} -> its name")
+            return value.path
+        if kind is DTypeNode:
+            self.report.add(path, "changed", "numpy.dtype -> its name")
+            return value.dtype or value.code
+        raise DecodeError(f"expected a value with a place in the model, got {kind.__name__}", path=path)
+
+    def _tensor(self, tensor: Tensor, path: str) -> Any:
+        note = self.report.add
+        if tensor.swapped:
+            note(path, "changed", f"big-endian {tensor.dtype} -> native byte order")
+        if tensor.conjugate or tensor.negative:
+            note(path, "changed", "conjugate or negative view -> resolved")
+        if tensor.requires_grad:
+            note(path, "dropped", "requires_grad")
+        if tensor.location != "cpu":
+            note(path, "changed", f"storage on {tensor.location[:20]!r} -> host memory")
+        return self._make(tensor)
+
+    def _marked(self, value: Marked, path: str) -> Any:
+        note = self.report.add
+        inner = value.value
+        if value.kind in ("set", "frozenset"):
+            note(path, "changed", f"{value.kind} -> list, sorted where it has an order")
+            try:
+                return sorted(inner)
+            except TypeError:
+                return list(inner)
+        targets = {
+            "array.array": "numpy array",
+            "torch.Size": "tuple",
+            "slice": "tuple of start, stop, step",
+            "bytearray": "bytes",
+        }
+        note(path, "changed", f"{value.kind} -> {targets.get(value.kind, type(inner).__name__)}")
+        return self.of(inner, path)
+
+    def _instance(self, value: Instance, path: str) -> Any:
+        if value.cls == SHM_POINTER:
+            name = value.state.get("shm_name")
+            raise DecodeError(
+                f"expected the bytes of a tensor, got a pointer to shared segment {ascii(name)[:80]}",
+                path=path,
+                hint="the segment ended with its server: write the pickle with inline transport",
+                code="dangling-shm",
+            )
+        if value.cls.startswith("PIL."):
+            return self.of(image_value(value, self.report, path), path)
+        if value.cls.startswith("transformers."):
+            self.report.add(path, "changed", f"{value.cls} -> dict")
+            return self.of(value.state.get("data", value.state), path)
+        self.report.add(path, "changed", f"{value.cls} -> dict of its fields")
+        return {key: self.of(part, f"{path}.{key}") for key, part in value.state.items()}

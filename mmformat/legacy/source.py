@@ -1,0 +1,92 @@
+"""Where a pickle lies: bytes of the caller, or a file that is mapped and given back page by page."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from mmformat.errors import DecodeError, ModelError
+from mmformat.legacy.nodes import Storage, Tensor
+
+__all__ = ["PickleSource", "Source"]
+
+PickleSource = str | os.PathLike[str] | bytes | bytearray | memoryview
+"""What can be converted: a path, or the bytes themselves."""
+
+_RELEASE_NBYTES: Final = 2**20
+
+
+class Source:
+    """Hold the bytes of a pickle for the time of a conversion.
+
+    Parameters
+    ----------
+    source : str, path, bytes, bytearray or memoryview
+        A path is opened and mapped; bytes stay where they are.
+
+    Raises
+    ------
+    ModelError
+        For another type.
+    DecodeError
+        When the file cannot be read.
+
+    Notes
+    -----
+    **Copies**: none. A file that shrinks while it is read ends the reading process with SIGBUS,
+    which the sandbox turns into an error.
+    """
+
+    def __init__(self, source: PickleSource) -> None:
+        self._map: mmap.mmap | None = None
+        self.descriptor: int | None = None
+        if isinstance(source, bytes | bytearray | memoryview):
+            self.name = "<bytes>"
+            self.view = memoryview(source).cast("B").toreadonly()
+            return
+        if not isinstance(source, str | os.PathLike):
+            raise ModelError(f"expected a path or bytes, got {type(source).__name__}", path="$.source")
+        self.name = os.fspath(source)
+        try:
+            self.descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+            self._open(Path(self.name))
+        except OSError as error:
+            self.close()
+            raise DecodeError(f"expected a readable file, got: {error}", path="$") from error
+
+    def _open(self, path: Path) -> None:
+        if self.descriptor is None or not path.is_file():
+            raise DecodeError(f"expected a file, got {self.name}", path="$")
+        if os.fstat(self.descriptor).st_size == 0:
+            self.view = memoryview(b"")
+            return
+        self._map = mmap.mmap(self.descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+        self.view = memoryview(self._map)
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give descriptor and mapping back; views of it that are still held keep the mapping."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def release(self, tensor: Tensor) -> None:
+        """Let the kernel take back the pages of a large tensor that was landed."""
+        data: Any = tensor.source.data if isinstance(tensor.source, Storage) else tensor.source
+        if self._map is None or data is None or data.nbytes < _RELEASE_NBYTES or data.obj is not self._map:
+            return
+        import numpy as np
+
+        base = np.frombuffer(self._map, np.uint8).ctypes.data
+        begin = np.frombuffer(data, np.uint8).ctypes.data - base
+        page = mmap.PAGESIZE
+        first, last = -(-begin // page) * page, (begin + data.nbytes) // page * page
+        if last > first:
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
