@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mmformat.errors import ModelError
 from mmformat.model.modality import InputFormat, Modality
+from mmformat.model.shown import shown_fields
 from mmformat.model.tensors import Feature
 
 __all__ = ["MultimodalDataItem", "MultimodalInputs"]
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MultimodalDataItem:
     """Describe one medium: its tensors, where its tokens lie, and what it is known by.
 
@@ -61,6 +62,9 @@ class MultimodalDataItem:
         object.__setattr__(self, "modality", _member(Modality, self.modality, "$.modality"))
         object.__setattr__(self, "format", _member(InputFormat, self.format, "$.format"))
 
+    def __repr__(self) -> str:
+        return shown_fields(self, (each.name for each in fields(self) if each.init))
+
     def __setattr__(self, name: str, value: object) -> None:
         if getattr(self, "_frozen", False):
             raise ModelError(
@@ -80,7 +84,7 @@ class MultimodalDataItem:
         object.__setattr__(self, "_frozen", True)
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MultimodalInputs:
     """Hold all media of one request, and what belongs to the whole request.
 
@@ -112,6 +116,9 @@ class MultimodalInputs:
                     f"expected MultimodalDataItem, got {type(item).__name__}",
                     path=f"$.items[{index}]",
                 )
+
+    def __repr__(self) -> str:
+        return shown_fields(self, ("items", "request_data"))
 
 
 def _member(kind: type[Any], value: object, path: str) -> Any:

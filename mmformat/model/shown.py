@@ -1,0 +1,56 @@
+"""Values as text for a person: shapes and dtypes, never pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import Any
+
+from mmformat.model.tensors import is_tensor
+
+__all__ = ["shown", "shown_fields"]
+
+PARTS = 4
+CHARACTERS = 60
+
+
+def shown(value: Any) -> str:
+    """Return a short text for any value of the model.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> shown({"pixel_values": [np.zeros((2, 3), np.float32)] * 6})
+    "{'pixel_values': [float32[2, 3], float32[2, 3], float32[2, 3], float32[2, 3], ... 2 more]}"
+    """
+    if is_tensor(value):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{dtype}[{', '.join(map(str, value.shape))}]"
+    if type(value) is dict:
+        return "{" + _some(f"{key!r}: {shown(part)}" for key, part in value.items()) + "}"
+    if type(value) is list:
+        return "[" + _some(map(shown, value)) + "]"
+    if type(value) is tuple:
+        return "(" + _some(map(shown, value)) + ")"
+    if isinstance(value, Enum):
+        return str(value)
+    text = repr(value)
+    long = isinstance(value, (str, bytes, bytearray, int)) and len(text) > CHARACTERS
+    return f"{text[:CHARACTERS]}..." if long else text
+
+
+def shown_fields(value: object, names: Iterable[str]) -> str:
+    """Return ``Class(name=value, ...)`` with the fields that are not None or empty."""
+    parts = [(name, getattr(value, name)) for name in names]
+    texts = [f"{name}={shown(part)}" for name, part in parts if not _nothing(part)]
+    return f"{type(value).__name__}({', '.join(texts)})"
+
+
+def _nothing(value: Any) -> bool:
+    return value is None or (type(value) in (dict, list) and not value)
+
+
+def _some(parts: Iterable[str]) -> str:
+    texts = list(parts)
+    more = len(texts) - PARTS
+    return ", ".join(texts[:PARTS] + ([f"... {more} more"] if more > 0 else []))
