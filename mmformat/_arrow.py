@@ -62,7 +62,26 @@ def serialize_schema(schema: Schema) -> bytes:
 
 def open_stream(source: object) -> Any:
     """Open an Arrow stream with pyarrow's own reader."""
-    return ipc.open_stream(source)
+    # Foreign byte order is not swapped but seen: the schema then differs from ours.
+    return ipc.open_stream(source, options=ipc.IpcReadOptions(ensure_native_endian=False))
+
+
+def decompress_lz4(frame: object, nbytes: int) -> bytes:
+    """Return what an LZ4 frame holds, which must be ``nbytes`` bytes.
+
+    ``Codec.decompress`` returns as many bytes as it is asked for and does not say how many of them
+    it wrote; the stream does.
+
+    Raises
+    ------
+    OSError, ValueError
+        When the frame is corrupt or holds another number of bytes.
+    """
+    with pa.CompressedInputStream(pa.BufferReader(frame), "lz4") as stream:
+        data = cast(bytes, stream.read(nbytes))
+        if len(data) != nbytes or stream.read(1):
+            raise ValueError(f"{len(data)} bytes or more")
+    return data
 
 
 def read_compressed_batch(message: object, schema: Schema) -> list[Buffer | None]:

@@ -17,10 +17,16 @@ from mmformat.model.limits import Limits
 from mmformat.model.source import Source
 from mmformat.model.tensors import is_torch
 
-__all__ = ["join", "split"]
+__all__ = ["exact_int", "join", "split"]
 
 SAFE_INT: Final = 2**53
 """Larger ints are written as text: a JSON reader in another language may hold doubles only."""
+
+MAX_INT_BITS: Final = 4096
+"""The largest int that travels; text to number takes time that grows with its square."""
+
+MAX_INT_DIGITS: Final = 1234
+"""Decimal digits of 2**4096."""
 
 TORCH: Final = "$tensor"
 NUMPY: Final = "$ndarray"
@@ -68,7 +74,7 @@ class _Splitter:
         if kind in (str, bool) or value is None:
             return value
         if kind is int:
-            return value if -SAFE_INT <= value <= SAFE_INT else {"$int": str(value)}
+            return value if -SAFE_INT <= value <= SAFE_INT else self._large_int(value, name)
         if kind is float:
             return value if math.isfinite(value) else {"$float": repr(value)}
         if kind is list:
@@ -93,6 +99,14 @@ class _Splitter:
         if all(type(key) is str and not key.startswith("$") for key in parts):
             return parts
         return {"$dict": [[self.value(key, f"{name}.keys"), part] for key, part in parts.items()]}
+
+    def _large_int(self, value: int, name: str) -> Any:
+        if value.bit_length() > MAX_INT_BITS:
+            raise EncodeError(
+                f"expected an int of at most {MAX_INT_BITS:,} bits, got {value.bit_length():,}",
+                path=f"{self.path}.{name}",
+            )
+        return {"$int": str(value)}
 
     def _rarer(self, value: Any, name: str) -> Any:
         if type(value) in (bytes, bytearray):
@@ -142,7 +156,7 @@ def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str,
     """
     limits.check("attributes_nbytes", len(text), path=path)
     try:
-        tree = json.loads(text, parse_constant=_no_constant)
+        tree = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
     except RecursionError as error:
         raise LimitError(
             f"expected attributes_depth of at most {limits.attributes_depth}", path=path
@@ -157,6 +171,14 @@ def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str,
 
 def _no_constant(text: str) -> Any:
     raise ValueError(f"{text} is no JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        # Readers differ in which of the two they keep.
+        raise ValueError("a key twice in one object")
+    return made
 
 
 class _Joiner:
@@ -179,6 +201,10 @@ class _Joiner:
         if kind is list:
             self._deeper(depth)
             return [self.value(part, depth + 1) for part in value]
+        if (kind is int and not -SAFE_INT <= value <= SAFE_INT) or (
+            kind is float and not math.isfinite(value)
+        ):
+            raise self._bad("$int or $float for a number that a double does not hold")
         return value
 
     def _deeper(self, depth: int) -> None:
@@ -196,7 +222,7 @@ class _Joiner:
             return self._composite(tag, content, depth)
         try:
             if tag == "$int" and type(content) is str:
-                return _exact_int(content)
+                return exact_int(content)
             if tag == "$float" and content in ("nan", "inf", "-inf"):
                 return float(content)
             if tag in ("$bytes", "$bytearray") and type(content) is str:
@@ -215,7 +241,9 @@ class _Joiner:
         try:
             if tag == "$complex":
                 real, imaginary = parts
-                return complex(float(real), float(imaginary))
+                if type(real) is not float or type(imaginary) is not float:
+                    raise TypeError("two floats")
+                return complex(real, imaginary)
             pairs = [(key, part) for key, part in parts]
             made = dict(pairs)
         except (TypeError, ValueError) as error:
@@ -228,9 +256,17 @@ class _Joiner:
         return DecodeError(f"expected {expected}", path=self.path, code="attributes")
 
 
-def _exact_int(text: str) -> int:
-    # int() refuses over 4,300 digits by itself, and allows spaces and underscores, which we do not.
-    if not text.removeprefix("-").isascii() or not text.removeprefix("-").isdigit():
+def exact_int(text: str) -> int:
+    """Return the int of a decimal text, as ``$int`` and the hash column hold it.
+
+    Raises
+    ------
+    ValueError
+        When the text is anything else.
+    """
+    # int() alone would allow spaces, underscores and other scripts' digits.
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > MAX_INT_DIGITS:
         raise ValueError("expected decimal digits")
     return int(text)
 

@@ -8,7 +8,7 @@ from itertools import accumulate, pairwise
 from typing import Any, Final
 
 from mmformat.codec.layout import Layout, Structure, layout_of
-from mmformat.codec.rows import Bytes, Row, TensorEntry
+from mmformat.codec.rows import Bytes, Place, Row, TensorEntry
 from mmformat.errors import DecodeError
 from mmformat.model.limits import Limits
 
@@ -19,6 +19,9 @@ INLINE_NBYTES: Final = 12
 
 CHUNK_NBYTES: Final = 2**30
 """A larger tensor is cut into views of this many bytes; a view's length is an int32."""
+
+NULLABLE: Final = (5, 8, 11, 13, 16, 23, 42)
+"""The validity buffers that may be there, in the order of ``Structure.nulls``."""
 
 _VIEW: Final = struct.Struct("<i4sii")
 _INLINE: Final = struct.Struct("<i12s")
@@ -140,7 +143,7 @@ class _Writer:
 
 
 def read_rows(
-    structure: Structure, columns: Bytes, variadic: Sequence[Bytes], limits: Limits
+    structure: Structure, columns: Bytes, variadic: Sequence[Bytes | Place], limits: Limits
 ) -> list[Row]:
     """Read rows from column buffers as they lie in a body; every value is checked on the way.
 
@@ -154,9 +157,10 @@ def read_rows(
     Notes
     -----
     **Copies**: the columns' values, and tensors of 12 bytes or fewer; other tensors stay views.
+    A data buffer given as a Place is taken unread: its length counts, its first bytes do not.
     """
     layout = layout_of(structure)
-    read = _Reader(layout, layout.columns.unpack_from(columns))
+    read = _Reader(structure, layout, layout.columns.unpack_from(columns))
     tensors = read.tensors(structure.chunks, variadic, limits)
     return [
         Row(*values)
@@ -178,9 +182,10 @@ def read_rows(
 class _Reader:
     """Make values from the column buffers, each named by its place in the schema's order."""
 
-    __slots__ = ("slices", "values")
+    __slots__ = ("nulls", "slices", "values")
 
-    def __init__(self, layout: Layout, values: tuple[Any, ...]) -> None:
+    def __init__(self, structure: Structure, layout: Layout, values: tuple[Any, ...]) -> None:
+        self.nulls = dict(zip(NULLABLE, structure.nulls, strict=True))
         self.slices = layout.slices
         self.values = values
 
@@ -189,6 +194,12 @@ class _Reader:
         if not bitmap:
             return values
         bits = int.from_bytes(bitmap, "little")
+        if bits.bit_count() != len(values) - self.nulls[at] or bits >> len(values):
+            raise DecodeError(
+                f"expected {self.nulls[at]} nulls and zero bits behind the values",
+                path=f"$.buffers[{at}]",
+                code="nulls",
+            )
         return [value if bits >> index & 1 else None for index, value in enumerate(values)]
 
     def _ends(self, at: int, total: int) -> tuple[int, ...]:
@@ -221,7 +232,9 @@ class _Reader:
         starts, stops = self.values[self.slices[at + 4]], self.values[self.slices[at + 6]]
         return self.nullable(at, self.lists(at + 1, list(zip(starts, stops, strict=True))))
 
-    def tensors(self, chunks: int, variadic: Sequence[Bytes], limits: Limits) -> list[TensorEntry]:
+    def tensors(
+        self, chunks: int, variadic: Sequence[Bytes | Place], limits: Limits
+    ) -> list[TensorEntry]:
         shapes = self.lists(36, self.values[self.slices[38]])
         data = self.lists(46, self._views(variadic))
         limits.check("dimensions", max(map(len, shapes), default=0))
@@ -239,8 +252,8 @@ class _Reader:
             )
         ]
 
-    def _views(self, variadic: Sequence[Bytes]) -> list[Bytes]:
-        chunks: list[Bytes] = []
+    def _views(self, variadic: Sequence[Bytes | Place]) -> list[Bytes | Place]:
+        chunks: list[Bytes | Place] = []
         used = 0
         views: bytes = self.values[self.slices[48].start]
         for nbytes, prefix, index, offset in _VIEW.iter_unpack(views):
@@ -257,7 +270,9 @@ class _Reader:
                     code="view",
                 )
             chunk = variadic[used]
-            if len(chunk) != nbytes or bytes(memoryview(chunk)[:4]) != prefix:
+            if len(chunk) != nbytes or (
+                not isinstance(chunk, Place) and bytes(memoryview(chunk)[:4]) != prefix
+            ):
                 raise DecodeError(
                     f"expected data buffer {used} to hold the view's {nbytes} bytes", code="view"
                 )

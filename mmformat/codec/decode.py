@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from mmformat.codec.attributes import join
+from mmformat.codec.attributes import exact_int, join
 from mmformat.codec.encodings import check_entry, tensor_of
 from mmformat.codec.rows import Row, TensorEntry
 from mmformat.codec.schema import REQUEST
@@ -16,13 +16,14 @@ from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.modality import InputFormat, Modality
 
-__all__ = ["Library", "decode"]
+__all__ = ["Library", "RowReader", "decode", "gather"]
 
 Library = Literal["torch", "numpy"]
 
 _MODALITIES = {member.value: member for member in Modality}
 _FORMATS = {member.value: member for member in InputFormat}
 _DEFAULT_LIMITS = Limits()
+_HEAD_FIELDS = ("format", "hash", "pad_value", "identity", "offsets", "attributes")
 _FIELDS = ("feature", "model_specific_data", "precomputed_embeddings")
 
 
@@ -84,8 +85,14 @@ def decode(
         raise DecodeError(f"expected device 'cpu', got {device!r}", code="device")
     bounds = limits or _DEFAULT_LIMITS
     spans = open_spans(source)
-    items, request = _gather(read_batches(spans, bounds), bounds)
-    reader = _Reader(bounds, library, expand)
+    items, request = gather(read_batches(spans, bounds), bounds)
+
+    def make(entry: TensorEntry, torch: bool, path: str) -> Any:
+        if library is not None:
+            torch = library == "torch"
+        return tensor_of(entry, torch=torch, expand=expand, path=path)
+
+    reader = RowReader(bounds, make)
     inputs = MultimodalInputs(items=[reader.item(*rows) for rows in items])
     if request is not None:
         fields = reader.values(request, "$", ("request_data",))
@@ -93,7 +100,7 @@ def decode(
     return inputs
 
 
-def _gather(
+def gather(
     batches: Iterable[list[Row]], limits: Limits
 ) -> tuple[list[tuple[Row, str]], Row | None]:
     """Put the rows of each item together, and check their order."""
@@ -114,6 +121,12 @@ def _gather(
             previous = place
             if number == 0:
                 if row.item == -1:
+                    if _has_fields(row, "attributes"):
+                        raise IntegrityError(
+                            "expected a request row with attributes and tensors alone",
+                            path=path,
+                            code="request-row",
+                        )
                     request = row
                 elif row.item == len(items):
                     items.append((row, path))
@@ -133,22 +146,31 @@ def _gather(
     return items, request
 
 
-def _has_fields(row: Row) -> bool:
-    fields = (row.format, row.hash, row.pad_value, row.identity, row.offsets, row.attributes)
-    return any(value is not None for value in fields)
+def _has_fields(row: Row, besides: str = "") -> bool:
+    return any(getattr(row, name) is not None for name in _HEAD_FIELDS if name != besides)
 
 
-class _Reader:
-    """Make the values of rows."""
+Make = Callable[[TensorEntry, bool, str], Any]
+"""Makes the tensor of a checked entry; told whether a torch tensor was sent, and its path."""
 
-    __slots__ = ("expand", "library", "limits")
 
-    def __init__(self, limits: Limits, library: Library | None, expand: bool) -> None:
+class RowReader:
+    """Check rows and make their values; the tensors are made by ``make``."""
+
+    __slots__ = ("limits", "make")
+
+    def __init__(self, limits: Limits, make: Make) -> None:
         self.limits = limits
-        self.library = library
-        self.expand = expand
+        self.make = make
 
     def item(self, row: Row, path: str) -> MultimodalDataItem:
+        """Return the item of a row.
+
+        Raises
+        ------
+        DecodeError, IntegrityError, LimitError
+            When the row breaks a promise of the format.
+        """
         modality = _MODALITIES.get(row.modality)
         form = _FORMATS.get(row.format or "")
         if modality is None or form is None:
@@ -169,6 +191,13 @@ class _Reader:
         )
 
     def values(self, row: Row, path: str, fields: tuple[str, ...]) -> dict[str, Any]:
+        """Return the values of a row's attributes, its tensors among them.
+
+        Raises
+        ------
+        DecodeError, IntegrityError, LimitError
+            When attributes and tensors break a promise of the format.
+        """
         entries: dict[str, TensorEntry] = {}
         for entry in row.tensors:
             if entry.name in entries:
@@ -184,9 +213,7 @@ class _Reader:
                 raise IntegrityError(
                     f"expected a tensor called {name!r}, once", path=path, code="tensor-names"
                 )
-            if self.library is not None:
-                torch = self.library == "torch"
-            return tensor_of(entry, torch=torch, expand=self.expand, path=f"{path}.{name}")
+            return self.make(entry, torch, f"{path}.{name}")
 
         if row.attributes is None:
             raise DecodeError("expected attributes", path=path, code="attributes")
@@ -211,7 +238,7 @@ class _Reader:
 def _integer(text: str | None, path: str) -> int | None:
     if text is None:
         return None
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()) or len(digits) > 1300:
-        raise DecodeError("expected decimal digits", path=f"{path}.hash", code="hash")
-    return int(text)
+    try:
+        return exact_int(text)
+    except ValueError as error:
+        raise DecodeError(str(error), path=f"{path}.hash", code="hash") from error

@@ -107,7 +107,7 @@ def rows_of(inputs: MultimodalInputs) -> list[Row]:
     if not isinstance(inputs, MultimodalInputs):
         raise EncodeError(f"expected MultimodalInputs, got {type(inputs).__name__}", path="$")
     rows = [_item_row(index, item) for index, item in enumerate(inputs.items)]
-    if inputs.request_data:
+    if _dict(inputs.request_data, "$.request_data"):
         row = Row(-1, REQUEST)
         row.attributes = _split_into(row, {"request_data": inputs.request_data}, path="$")
         rows.append(row)
@@ -126,23 +126,30 @@ def _item_row(index: int, item: MultimodalDataItem) -> Row:
         _ranges(item.offsets, f"{path}.offsets"),
     )
     _integer(item.pad_value, f"{path}.pad_value", bits=63)
-    if item.identity is not None and type(item.identity) is not str:
-        raise EncodeError(
-            f"expected str, got {type(item.identity).__name__}", path=f"{path}.identity"
-        )
+    _check_text(item.identity, f"{path}.identity")
     values: dict[str, Any] = {}
     if item.feature is not None:
         values["feature"] = item.feature
     if item.precomputed_embeddings is not None:
         values["precomputed_embeddings"] = item.precomputed_embeddings
-    if item.model_specific_data:
+    if _dict(item.model_specific_data, f"{path}.model_specific_data"):
         values["model_specific_data"] = item.model_specific_data
     row.attributes = _split_into(row, values, path=path)
     return row
 
 
 def _split_into(row: Row, values: dict[str, Any], *, path: str) -> str:
+    names = set()
+
     def collect(name: str, value: Any) -> None:
+        if name in names:
+            raise EncodeError(
+                "expected keys with different texts, got one twice",
+                path=f"{path}.{name}",
+                hint="two NaN keys, or tensors as keys?",
+                code="tensor-names",
+            )
+        names.add(name)
         try:
             row.tensors.append(entry_of(name, value, path=f"{path}.{name}"))
         except ModelError as error:
@@ -161,6 +168,26 @@ def _integer(value: object, path: str, *, bits: int = 4096) -> str | None:
             f"expected None or an int of at most {bits} bits, got {type(value).__name__}", path=path
         )
     return str(value)
+
+
+def _check_text(value: object, path: str) -> None:
+    if value is None:
+        return
+    if type(value) is not str:
+        raise EncodeError(f"expected str, got {type(value).__name__}", path=path)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise EncodeError(f"expected text that UTF-8 can hold, got: {error}", path=path) from error
+
+
+def _dict(value: Any, path: str) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise EncodeError(
+            f"expected dict, got {type(value).__name__}", path=path, hint="convert it: dict(value)"
+        )
+    made: dict[str, Any] = value
+    return made
 
 
 def _ranges(value: Any, path: str) -> list[tuple[int, int]] | None:

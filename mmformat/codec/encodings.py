@@ -89,6 +89,9 @@ def check_entry(entry: TensorEntry, limits: Limits, *, path: str) -> None:
         stored = sum(map(len, entry.data))
     elif entry.encoding == DICTIONARY:
         dictionary = _dictionary(entry, path)
+        # The codes' axes too: a zero extent among them would excuse any other in the check below.
+        for part, shape in (("uint8", dictionary.codes.shape), (entry.dtype, dictionary.expanded)):
+            checked_nbytes(part, shape, limits, path=path)
         if math.prod(dictionary.expanded) * ITEMSIZE[entry.dtype] != nbytes:
             raise IntegrityError(
                 f"expected codes for the shape {entry.shape}, got {dictionary.codes.shape} "
@@ -121,6 +124,7 @@ def check_entry(entry: TensorEntry, limits: Limits, *, path: str) -> None:
 def checked_nbytes(dtype: str, shape: Sequence[int], limits: Limits, *, path: str) -> int:
     """Return the bytes of a tensor; extents are checked first, so that nothing overflows."""
     itemsize = ITEMSIZE.get(dtype)
+    limits.check("dimensions", len(shape), path=path)
     if itemsize is None:
         raise DecodeError(f"expected a dtype of the wire, got {dtype!r}", path=path, code="dtype")
     if any(extent < 0 for extent in shape):
@@ -170,6 +174,8 @@ def tensor_of(entry: TensorEntry, *, torch: bool, expand: bool, path: str) -> An
 def _joined(chunks: Sequence[Bytes]) -> Bytes:
     if len(chunks) == 1:
         return chunks[0]
+    if not chunks:
+        return b""
     buffers = [buffer_of(chunk) for chunk in chunks]
     nbytes = sum(buffer.size for buffer in buffers)
     if all(a.address + a.size == b.address for a, b in pairwise(buffers)):

@@ -121,7 +121,7 @@ def read_batch_metadata(metadata: bytes) -> BatchMetadata:
     if compressed:
         body = batch.table(3)
         if body.scalar(0, "<b", 0) != 0 or body.scalar(1, "<b", 0) != 0:
-            raise DecodeError("expected LZ4_FRAME body compression", code="compression")
+            raise DecodeError("expected LZ4_FRAME body compression", code="compression-codec")
     return BatchMetadata(
         length=batch.scalar(0, "<q", 0),
         body_nbytes=message.scalar(3, "<q", 0),

@@ -236,8 +236,16 @@ def check_places(metadata: BatchMetadata) -> None:
     ------
     IntegrityError
         Naming the first buffer that lies elsewhere.
+    SchemaError
+        When rows or variadic buffers are counted otherwise than they are.
     """
     lengths = metadata.buffers[1::2]
+    if metadata.nodes[:1] != (metadata.length,) or metadata.variadic != (len(lengths) - BUFFERS,):
+        raise SchemaError(
+            f"expected {metadata.length} rows and {len(lengths) - BUFFERS} variadic buffers, "
+            f"got {metadata.nodes[:1]} and {metadata.variadic}",
+            code="array-count",
+        )
     if min(lengths, default=0) < 0:
         raise IntegrityError("expected buffers of 0 bytes or more", code="layout")
     expected, nbytes = places(lengths)

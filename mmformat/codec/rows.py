@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from mmformat._arrow import Buffer
 
 __all__ = ["Bytes", "Row", "TensorEntry"]
+
+
+class Place:
+    """Stand for bytes that are not read: where they lie in the message, and how many they are.
+
+    Parameters
+    ----------
+    at : int
+        Byte of the message.
+    nbytes : int
+        Bytes after decompression; also the length.
+    stored_nbytes : int
+        Bytes in the message.
+    """
+
+    __slots__ = ("at", "nbytes", "stored_nbytes")
+
+    def __init__(self, at: int, *, nbytes: int, stored_nbytes: int) -> None:
+        self.at = at
+        self.nbytes = nbytes
+        self.stored_nbytes = stored_nbytes
+
+    def __len__(self) -> int:
+        return self.nbytes
+
 
 Bytes: TypeAlias = Buffer | memoryview | bytes
 """Bytes where they lie."""
@@ -31,7 +56,7 @@ class TensorEntry(NamedTuple):
         How ``data`` makes the tensor.
     parameters : str or None
         The encoding's parameters, JSON.
-    data : list of bytes
+    data : list of bytes, or of Place when they are not to be read
         Plain: the chunks. Dictionary: the table, then the chunks of the codes.
     """
 
@@ -40,7 +65,7 @@ class TensorEntry(NamedTuple):
     shape: tuple[int, ...]
     encoding: str
     parameters: str | None
-    data: list[Bytes]
+    data: list[Any]
 
     @property
     def stored_nbytes(self) -> int:

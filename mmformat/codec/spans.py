@@ -79,10 +79,8 @@ def open_spans(source: Any) -> Spans:
         return Spans(source.frames)
     if isinstance(source, (str, os.PathLike)):
         return Spans([_map_file(Path(source))])
-    if isinstance(source, (list, tuple)):
-        return Spans(source)
     try:
-        return Spans([source])
+        return Spans(source if isinstance(source, (list, tuple)) else [source])
     except (TypeError, ValueError) as error:
         raise DecodeError(
             "expected a message, bytes, a contiguous buffer, frames or a path, "

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from mmformat._arrow import open_stream, read_compressed_batch
+from mmformat._arrow import open_stream
 from mmformat.codec.columns import read_rows
+from mmformat.codec.decompression import claimed_lengths, decompress_batch
 from mmformat.codec.flatbuffer import (
     SCHEMA_HEADER,
     BatchMetadata,
@@ -17,12 +18,13 @@ from mmformat.codec.flatbuffer import (
 )
 from mmformat.codec.layout import (
     BUFFERS,
+    Structure,
     check_places,
     layout_of,
     plain_structure,
     structure_of,
 )
-from mmformat.codec.rows import Bytes, Row
+from mmformat.codec.rows import Row
 from mmformat.codec.schema import (
     ALIGNMENT,
     CONTINUATION,
@@ -36,7 +38,7 @@ from mmformat.codec.spans import Spans
 from mmformat.errors import DecodeError, IntegrityError, SchemaError, TruncatedError, VersionError
 from mmformat.model.limits import Limits
 
-__all__ = ["Batch", "read_batches", "read_schema"]
+__all__ = ["Batch", "find_batches", "read_batches", "read_schema", "structure_in"]
 
 
 class Batch(NamedTuple):
@@ -78,6 +80,7 @@ def read_schema(spans: Spans, limits: Limits) -> int:
 def _check_schema(message: bytes) -> None:
     try:
         schema = open_stream(message + END_OF_STREAM).schema
+        names = ", ".join(schema.names)[:200]
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise SchemaError(f"expected an Arrow schema, got: {error}") from error
     text = (schema.metadata or {}).get(VERSION_KEY)
@@ -87,17 +90,16 @@ def _check_schema(message: bytes) -> None:
             code="no-version",
             hint="this is an Arrow stream, but no mmformat message",
         )
-    if not text.isdigit():
-        raise SchemaError(f"expected a version number, got {text!r}", code="no-version")
-    if int(text[:9]) != VERSION:
+    if not text.isdigit() or text.startswith(b"0"):
+        raise SchemaError(f"expected a version number, got {text[:20]!r}", code="no-version")
+    if text != str(VERSION).encode():
         raise VersionError(
-            f"expected a message of version {VERSION}, got version {text[:9].decode()}",
+            f"expected a message of version {VERSION}, got version {text[:20].decode()}",
             hint="upgrade mmformat in the reader",
         )
     if not schema.equals(SCHEMA, check_metadata=False):
         raise SchemaError(
-            f"expected the schema of version {VERSION}, got {len(schema)} columns: "
-            f"{', '.join(schema.names)[:200]}"
+            f"expected the schema of version {VERSION}, got {len(schema)} columns: {names}"
         )
 
 
@@ -107,7 +109,7 @@ def _read_metadata(spans: Spans, at: int, limits: Limits) -> tuple[bytes | None,
         raise DecodeError(
             "expected the continuation marker of an Arrow message",
             path=f"$[{at}]",
-            code="continuation",
+            code="marker",
             hint="this is no mmformat message" if at == 0 else None,
         )
     nbytes = int.from_bytes(prefix[4:], "little")
@@ -136,7 +138,6 @@ def find_batches(spans: Spans, limits: Limits) -> Iterator[Batch]:
         count += 1
         limits.check("batches", count)
         batch = read_batch_metadata(metadata)
-        limits.check("items", batch.length - 1)
         at = body_at + batch.body_nbytes
         if batch.body_nbytes < 0 or at > spans.nbytes:
             raise TruncatedError(
@@ -173,23 +174,15 @@ def read_batches(spans: Spans, limits: Limits) -> Iterator[list[Row]]:
     decompressed = 0
     for batch in find_batches(spans, limits):
         metadata = batch.metadata
+        structure, lengths = structure_in(spans, batch, limits)
         if metadata.compressed:
-            check_places(metadata)
-            decompressed += _claimed_nbytes(spans, batch)
+            decompressed += sum(lengths)
             limits.check("decompressed_nbytes", decompressed)
-            buffers = _decompress(spans, batch)
-            lengths = tuple(map(len, buffers))
-            structure = structure_of(metadata.nodes, lengths)
-            joined = b"".join(
-                [bytes(buffer) + bytes(-len(buffer) % 8) for buffer in buffers[:BUFFERS]]
-            )
-            columns: Bytes = joined + bytes(-len(joined) % ALIGNMENT)
-            variadic: list[Bytes] = list(buffers[BUFFERS:])
+            end = batch.body_at + metadata.body_nbytes
+            message = spans.read(batch.start, end - batch.start)
+            columns, variadic = decompress_batch(message, lengths)
         else:
-            structure = plain_structure(metadata)
-            nbytes = layout_of(structure).columns.size
-            limits.check("metadata_nbytes", nbytes)
-            columns = spans.read(batch.body_at, nbytes)
+            columns = spans.read(batch.body_at, layout_of(structure).columns.size)
             places = metadata.buffers[2 * BUFFERS :]
             variadic = [
                 spans.read(batch.body_at + places[at], places[at + 1])
@@ -198,37 +191,25 @@ def read_batches(spans: Spans, limits: Limits) -> Iterator[list[Row]]:
         yield read_rows(structure, columns, variadic, limits)
 
 
-def _claimed_nbytes(spans: Spans, batch: Batch) -> int:
-    total = 0
-    buffers = batch.metadata.buffers
-    for at in range(0, len(buffers), 2):
-        offset, nbytes = buffers[at : at + 2]
-        if nbytes == 0:
-            continue
-        if nbytes < 8:
-            raise TruncatedError("expected a length before compressed bytes", code="compression")
-        claimed = int.from_bytes(spans.read(batch.body_at + offset, 8), "little", signed=True)
-        if claimed == -1:
-            claimed = nbytes - 8
-        # An LZ4 sequence cannot make more than 255 bytes of one.
-        if claimed < 0 or claimed > 255 * nbytes:
-            raise IntegrityError(
-                f"expected a length that {nbytes} bytes of LZ4 can make, got {claimed}",
-                path=f"$.buffers[{at // 2}]",
-                code="compression",
-            )
-        total += claimed
-    return total
+def structure_in(spans: Spans, batch: Batch, limits: Limits) -> tuple[Structure, tuple[int, ...]]:
+    """Return a batch's structure and the uncompressed lengths of its buffers, all checked.
 
-
-def _decompress(spans: Spans, batch: Batch) -> list[memoryview]:
-    end = batch.body_at + batch.metadata.body_nbytes
-    message = spans.read(batch.start, end - batch.start)
-    try:
-        buffers = read_compressed_batch(message, SCHEMA)
-    except (pa.ArrowException, OSError) as error:
-        raise IntegrityError(
-            f"expected LZ4 frames of the lengths before them, got: {error}", code="compression"
-        ) from error
-    empty = memoryview(b"")
-    return [empty if buffer is None else memoryview(buffer) for buffer in buffers]
+    Raises
+    ------
+    DecodeError
+        When the metadata contradicts itself, the schema or the layout.
+    LimitError
+        When more rows, tensors or column bytes are announced than the limits allow.
+    """
+    metadata = batch.metadata
+    if metadata.compressed:
+        check_places(metadata)
+        lengths = claimed_lengths(spans, batch.body_at, metadata)
+        structure = structure_of(metadata.nodes, lengths)
+    else:
+        structure = plain_structure(metadata)
+        lengths = metadata.buffers[1::2]
+    limits.check("metadata_nbytes", layout_of(structure).columns.size)
+    limits.check("items", structure.rows - 1)
+    limits.check("tensors", structure.tensors)
+    return structure, lengths

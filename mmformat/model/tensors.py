@@ -79,6 +79,12 @@ def tensor_spec(value: Any, *, path: str = "$") -> TensorSpec:
         When the value is of a dtype, layout or device that has no meaning on the wire.
     """
     if isinstance(value, np.ndarray):
+        if isinstance(value, np.ma.MaskedArray):
+            raise ModelError(
+                "expected an array without a mask, which would be lost",
+                path=path,
+                hint="send x.data and x.mask, or x.filled()",
+            )
         name = numpy_dtype_name(value.dtype)
         if name is None:
             hint = "convert it, as with x.astype(np.float32)"
