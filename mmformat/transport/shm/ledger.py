@@ -51,7 +51,7 @@ class Ledger:
 
     def take(self, nbytes: int) -> Extent | None:
         """Return an extent, evicting cached ones from the least recently used, or None."""
-        self._settle()
+        self.settle()
         while True:
             offset = self.allocator.take(nbytes)
             if offset is not None:
@@ -115,7 +115,8 @@ class Ledger:
         else:
             self.allocator.give(extent.offset, extent.nbytes)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Free what the producer's views were the last to hold."""
         if self.lingering:
             waiting, self.lingering = self.lingering, []
             for extent in waiting:

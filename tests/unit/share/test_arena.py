@@ -1,0 +1,279 @@
+"""The public arena: what a producer and a rank in one process can see of its promises."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import mmformat as mm
+from mmformat._arrow import buffer_of
+
+
+def image(rows: int = 64, *, identity: str | None = None, seed: int = 0) -> mm.MultimodalDataItem:
+    generator = torch.Generator().manual_seed(seed)
+    return mm.MultimodalDataItem(
+        modality=mm.Modality.IMAGE,
+        feature=torch.randn(rows, 1176, generator=generator),
+        offsets=[(3, 18)],
+        model_specific_data={"image_grid_thw": torch.tensor([[1, 8, 8]])},
+        identity=identity,
+    )
+
+
+def request_of(*items: mm.MultimodalDataItem) -> mm.MultimodalInputs:
+    return mm.MultimodalInputs(items=list(items), request_data={"mrope": torch.arange(48)})
+
+
+@pytest.fixture
+def arena():
+    with mm.Arena.create(nbytes=2**24, readers=2) as made:
+        yield made
+
+
+def test_a_rank_reads_what_was_put_bit_for_bit(arena: mm.Arena) -> None:
+    inputs = request_of(image(), image(16))
+    handle = arena.put(inputs)
+    assert len(bytes(handle)) < 256
+    with mm.Arena.attach(bytes(handle), reader=0) as rank:
+        out = rank.get(bytes(handle))
+        for sent, got in zip(inputs.items, out.items, strict=True):
+            assert torch.equal(sent.feature, got.feature)
+            assert got.offsets == [(3, 18)]
+        assert torch.equal(out.request_data["mrope"], torch.arange(48))
+
+
+def test_tensors_lie_in_the_mapping_on_64_bytes(arena: mm.Arena) -> None:
+    handle = arena.put(request_of(image(rows=33), image(rows=7)))
+    with mm.Arena.attach(handle, reader=0) as rank:
+        mapping = rank._transport.map(handle)
+        start = buffer_of(mapping).address
+        out = mm.decode(mapping)
+        for item in out.items:
+            offset = item.feature.data_ptr() - start
+            assert 0 < offset < handle.nbytes
+            assert offset % 64 == 0
+        del out, item, mapping
+
+
+def test_a_get_allocates_no_tensor_bytes(arena: mm.Arena) -> None:
+    handle = arena.put(request_of(image(rows=2000)))
+    with mm.Arena.attach(handle, reader=0) as rank:
+        rank.get(handle)
+        before = pa.total_allocated_bytes()
+        out = rank.get(arena.put(request_of(image(rows=1000))))
+        assert pa.total_allocated_bytes() == before
+        del out
+
+
+def test_what_one_rank_writes_no_other_sees(arena: mm.Arena) -> None:
+    inputs = request_of(image())
+    handle = arena.put(inputs)
+    with (
+        mm.Arena.attach(handle, reader=0) as zero,
+        mm.Arena.attach(handle, reader=1) as one,
+    ):
+        mine, theirs = zero.get(handle), one.get(handle)
+        mine.items[0].feature.fill_(-1)
+        assert torch.equal(theirs.items[0].feature, inputs.items[0].feature)
+        assert torch.equal(zero.get(handle).items[0].feature, inputs.items[0].feature)
+        del mine, theirs
+
+
+def test_a_slot_is_held_by_the_last_tensor_and_no_longer(arena: mm.Arena) -> None:
+    handle = arena.put(request_of(image()))
+    with (
+        mm.Arena.attach(handle, reader=0) as zero,
+        mm.Arena.attach(handle, reader=1) as one,
+    ):
+        view = zero.get(handle).items[0].feature[3]
+        one.release(handle)
+        assert arena.stats().slots_granted == 1
+        with pytest.raises(mm.TransportError) as caught:
+            zero.release(handle)
+        assert caught.value.code == "views-alive"
+        del view
+        gc.collect()
+        assert arena.stats().slots_granted == 0
+        with pytest.raises(mm.StaleHandleError):
+            zero.get(handle)
+
+
+def test_content_that_is_there_is_granted_without_a_copy(arena: mm.Arena) -> None:
+    inputs = request_of(image(identity="a" * 64))
+    first = arena.put(inputs)
+    second = arena.put(inputs)
+    assert (second.offset, second.nbytes) == (first.offset, first.nbytes)
+    assert second.generation != first.generation or second.slot != first.slot
+    stats = arena.stats()
+    assert (stats.hits, stats.bytes_saved) == (1, first.nbytes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda inputs: setattr(inputs.items[0], "hash", 5),
+        lambda inputs: setattr(inputs.items[0], "offsets", [(4, 19)]),
+        lambda inputs: setattr(inputs.items[0], "identity", "b" * 64),
+        lambda inputs: inputs.request_data.update(mrope=torch.arange(48) + 1),
+        lambda inputs: inputs.items.append(image(identity="c" * 64)),
+    ],
+    ids=["hash", "offsets", "identity", "request tensor", "another item"],
+)
+def test_content_that_differs_anywhere_is_another(arena: mm.Arena, change) -> None:
+    inputs = request_of(image(identity="a" * 64))
+    first = arena.put(inputs)
+    change(inputs)
+    assert arena.put(inputs).offset != first.offset
+    assert arena.stats().hits == 0
+
+
+def test_content_without_identity_is_never_taken_for_other_content(arena: mm.Arena) -> None:
+    first = arena.put(request_of(image(seed=1)))
+    second = arena.put(request_of(image(seed=2)))
+    assert first.offset != second.offset
+    assert arena.stats().hits == 0
+
+
+def test_a_full_arena_says_so_and_loses_nothing(arena: mm.Arena) -> None:
+    small = [arena.put(request_of(image(rows=800, seed=n))) for n in range(4)]
+    with pytest.raises(mm.ArenaFullError) as caught:
+        arena.put(request_of(image(rows=800)), timeout_s=0.01)
+    assert caught.value.hint
+    with pytest.raises(mm.ArenaFullError, match="the whole arena"):
+        arena.put(request_of(image(rows=4000)), timeout_s=10)
+    with mm.Arena.attach(small[0], reader=0) as rank:
+        for seed, handle in enumerate(small):
+            assert torch.equal(rank.get(handle).items[0].feature, image(800, seed=seed).feature)
+
+
+def test_an_item_that_cannot_travel_takes_no_room(arena: mm.Arena) -> None:
+    before = arena.stats().free_nbytes
+    bad = image()
+    bad.model_specific_data["foo"] = object()
+    with pytest.raises(mm.EncodeError, match=r"\$\.items\[0\]\.model_specific_data\['foo'\]"):
+        arena.put(request_of(bad))
+    assert arena.stats().free_nbytes == before
+
+
+def test_compressed_messages_pass_through_as_well(arena: mm.Arena) -> None:
+    inputs = request_of(image())
+    inputs.items[0].feature = torch.arange(300_000).div(1000, rounding_mode="floor").float()
+    options = mm.Compression(codec="lz4", threshold_nbytes=1000)
+    handle = arena.put(inputs, compression=options)
+    assert handle.nbytes < 1_200_000
+    with mm.Arena.attach(handle, reader=0) as rank:
+        assert torch.equal(rank.get(handle).items[0].feature, inputs.items[0].feature)
+
+
+class TestReservation:
+    """Tensors written where the message will have them."""
+
+    def template(self) -> mm.MultimodalInputs:
+        return request_of(
+            mm.MultimodalDataItem(
+                modality=mm.Modality.IMAGE,
+                feature=mm.TensorSpec("bfloat16", (33, 1176)),
+                model_specific_data={
+                    "image_grid_thw": torch.tensor([[1, 3, 11]]),
+                    "tiny": mm.TensorSpec("uint8", (5,)),
+                    "nested": [mm.TensorSpec("float32", (7, 5)), {"none": None}],
+                },
+            )
+        )
+
+    def test_what_is_written_in_place_is_read_in_place(self, arena: mm.Arena) -> None:
+        with arena.reserve(self.template()) as slot:
+            expected = []
+            for index, tensor in enumerate(slot.tensors):
+                tensor.copy_(torch.randn(tensor.shape) + index)
+                expected.append(tensor.clone())
+            addresses = [tensor.data_ptr() for tensor in slot.tensors]
+            base = buffer_of(slot._slot.view).address
+            slot.inputs.items[0].hash = 2**64 - 1
+            slot.inputs.items[0].identity = "d" * 64
+            handle = slot.seal()
+        with mm.Arena.attach(handle, reader=0) as rank:
+            mapping = rank._transport.map(handle)
+            start = buffer_of(mapping).address
+            item = mm.decode(mapping).items[0]
+            got = [
+                item.feature,
+                item.model_specific_data["tiny"],
+                item.model_specific_data["nested"][0],
+            ]
+            for index in (0, 2):
+                assert got[index].data_ptr() - start == addresses[index] - base
+                assert (got[index].data_ptr() - start) % 64 == 0
+            for mine, theirs in zip(expected, got, strict=True):
+                assert mine.dtype == theirs.dtype
+                assert torch.equal(mine.view(torch.uint8), theirs.view(torch.uint8))
+            assert (item.hash, item.identity) == (2**64 - 1, "d" * 64)
+            del item, got, mapping
+
+    def test_sealing_copies_no_byte_of_what_was_written(self, arena: mm.Arena) -> None:
+        with arena.reserve([((1000, 1176), "float32")], library="numpy") as slot:
+            slot.tensors[0][:] = np.arange(1176, dtype=np.float32)
+            # Were the seal to copy the tensor from anywhere, this would be lost.
+            slot.tensors[0][999, 1175] = -5
+            before = pa.total_allocated_bytes()
+            handle = slot.seal()
+            assert pa.total_allocated_bytes() == before
+        with mm.Arena.attach(handle, reader=0) as rank:
+            assert rank.get(handle).items[0].feature[999, 1175] == -5
+
+    def test_other_inputs_may_be_sealed_around_the_tensors(self, arena: mm.Arena) -> None:
+        with arena.reserve([((3, 256), "float32"), ((4, 3, 50), "uint8")]) as slot:
+            table, codes = slot.tensors
+            table.copy_(torch.randn(3, 256))
+            codes.random_(0, 256)
+            dictionary = mm.DictionaryTensor(codes, table, axis=1)
+            expected = dictionary.expand()
+            item = mm.MultimodalDataItem(modality="VIDEO", feature=dictionary)
+            handle = slot.seal(mm.MultimodalInputs(items=[item]))
+            del dictionary, item
+        with mm.Arena.attach(handle, reader=0) as rank:
+            assert torch.equal(rank.get(handle).items[0].feature, expected)
+
+    def test_tensors_in_another_order_are_refused(self, arena: mm.Arena) -> None:
+        with arena.reserve([((100,), "float32"), ((100,), "float32")]) as slot:
+            item = mm.MultimodalDataItem(modality="IMAGE", feature=slot.tensors[::-1])
+            with pytest.raises(mm.EncodeError) as caught:
+                slot.seal(mm.MultimodalInputs(items=[item]))
+            assert caught.value.code == "reservation"
+
+    def test_a_rest_that_outgrows_the_headroom_is_refused(self, arena: mm.Arena) -> None:
+        with arena.reserve([((100,), "float32")], headroom_nbytes=64) as slot:
+            slot.inputs.items[0].model_specific_data["text"] = "x" * 500
+            with pytest.raises(mm.EncodeError) as caught:
+                slot.seal()
+            assert caught.value.code == "headroom"
+
+    def test_what_is_not_sealed_is_given_back(self, arena: mm.Arena) -> None:
+        before = arena.stats().free_nbytes
+        with arena.reserve([((1000, 1176), "float32")]) as slot:
+            assert arena.stats().free_nbytes < before
+        del slot
+        gc.collect()
+        assert arena.stats().free_nbytes == before
+
+
+@pytest.mark.parametrize("wrong", [b"", b"nonsense" * 8, 5, None, "mmf-../../etc/passwd"])
+def test_what_is_no_handle_is_refused_by_name(wrong: object) -> None:
+    with pytest.raises(mm.TransportError):
+        mm.Arena.attach(wrong, reader=0)
+
+
+def test_a_thousand_rounds_leave_nothing_behind(arena: mm.Arena) -> None:
+    inputs = request_of(image(rows=200))
+    with mm.Arena.attach(arena.name, reader=0) as zero, mm.Arena.attach(arena.name, reader=1) as one:
+        for _ in range(1000):
+            handle = arena.put(inputs)
+            a, b = zero.get(handle), one.get(handle)
+            assert a.items[0].feature[0, 0] == b.items[0].feature[0, 0]
+            del a, b
+        assert arena.wait_released(timeout_s=5)
+        assert arena.stats().free_nbytes == 2**24
