@@ -251,6 +251,7 @@ class ShmArena:
             self._check_open()
             self._collect()
             ledger, grants = self._ledger, self._grants
+            ledger.settle()
             return ArenaStats(
                 name=self.name,
                 nbytes=self.nbytes,
