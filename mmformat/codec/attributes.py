@@ -253,7 +253,7 @@ class _Joiner:
         return made
 
     def _bad(self, expected: str) -> DecodeError:
-        return DecodeError(f"expected {expected}", path=self.path, code="attributes")
+        return DecodeError(f"expected {expected}", path=self.path, code="attributes-value")
 
 
 def exact_int(text: str) -> int:

@@ -260,7 +260,7 @@ class _Reader:
             if 0 <= nbytes <= INLINE_NBYTES:
                 value = views[16 * len(chunks) + 4 : 16 * len(chunks) + 16]
                 if any(value[nbytes:]):
-                    raise DecodeError("expected zeros behind an inline value", code="view")
+                    raise DecodeError("expected zeros behind an inline value", code="inline")
                 chunks.append(value[:nbytes])
                 continue
             if index != used or offset != 0 or used >= len(variadic):
@@ -270,11 +270,16 @@ class _Reader:
                     code="view",
                 )
             chunk = variadic[used]
-            if len(chunk) != nbytes or (
-                not isinstance(chunk, Place) and bytes(memoryview(chunk)[:4]) != prefix
-            ):
+            if len(chunk) != nbytes:
                 raise DecodeError(
-                    f"expected data buffer {used} to hold the view's {nbytes} bytes", code="view"
+                    f"expected a view of the {len(chunk)} bytes of data buffer {used}, "
+                    f"got {nbytes}",
+                    code="view",
+                )
+            if not isinstance(chunk, Place) and bytes(memoryview(chunk)[:4]) != prefix:
+                raise DecodeError(
+                    f"expected the first bytes of data buffer {used} in its view",
+                    code="view-prefix",
                 )
             used += 1
             chunks.append(chunk)

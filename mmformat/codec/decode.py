@@ -230,7 +230,7 @@ class RowReader:
                 raise DecodeError(
                     f"expected the fields {', '.join(fields)}, got {name!r}",
                     path=path,
-                    code="attributes",
+                    code="attributes-field",
                 )
         return values
 

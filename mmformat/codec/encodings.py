@@ -84,7 +84,9 @@ def check_entry(entry: TensorEntry, limits: Limits, *, path: str) -> None:
     nbytes = checked_nbytes(entry.dtype, entry.shape, limits, path=path)
     if entry.encoding == PLAIN:
         if entry.parameters is not None:
-            raise DecodeError("expected no parameters for plain", path=path, code="parameters")
+            raise DecodeError(
+                "expected no parameters for plain", path=path, code="plain-parameters"
+            )
         expected = nbytes
         stored = sum(map(len, entry.data))
     elif entry.encoding == DICTIONARY:
@@ -97,13 +99,13 @@ def check_entry(entry: TensorEntry, limits: Limits, *, path: str) -> None:
                 f"expected codes for the shape {entry.shape}, got {dictionary.codes.shape} "
                 f"repeated {dictionary.repeat} times",
                 path=path,
-                code="shape-bytes",
+                code="dictionary-shape",
             )
         if not entry.data or len(entry.data[0]) != dictionary.table.nbytes:
             raise IntegrityError(
                 f"expected a table of {dictionary.table.nbytes} bytes first in the data",
                 path=path,
-                code="shape-bytes",
+                code="dictionary-table",
             )
         expected = dictionary.codes.nbytes
         stored = sum(map(len, entry.data[1:]))

@@ -1,0 +1,284 @@
+"""What a message holds, told without reading a byte of its tensors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mmformat.codec.columns import read_rows
+from mmformat.codec.decode import gather
+from mmformat.codec.decompression import decompress_columns
+from mmformat.codec.encodings import check_entry
+from mmformat.codec.layout import BUFFERS, layout_of
+from mmformat.codec.rows import Place, Row, TensorEntry
+from mmformat.codec.schema import VERSION
+from mmformat.codec.spans import Spans, open_spans
+from mmformat.codec.stream import Batch, find_batches, structure_in
+from mmformat.model.dtypes import ITEMSIZE
+from mmformat.model.limits import Limits
+
+__all__ = [
+    "BatchDescription",
+    "ChunkDescription",
+    "ItemDescription",
+    "MessageDescription",
+    "TensorDescription",
+    "describe",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkDescription:
+    """Say where a chunk of a tensor lies.
+
+    Parameters
+    ----------
+    at : int or None
+        Byte of the message; None for a chunk of 12 bytes or fewer, which its view holds.
+    nbytes, stored_nbytes : int
+        Bytes after decompression, and in the message.
+    """
+
+    at: int | None
+    nbytes: int
+    stored_nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorDescription:
+    """Say what one tensor is and how it is stored.
+
+    Parameters
+    ----------
+    name, dtype, encoding : str
+        As in the message.
+    shape : tuple of int
+        Extents after decoding.
+    nbytes : int
+        Bytes after decoding.
+    encoded_nbytes : int
+        Bytes after decompression: those of a plain tensor, or of table and codes.
+    stored_nbytes : int
+        Bytes in the message.
+    compressed : bool
+        Whether they are LZ4 frames.
+    batch : int
+        The record batch that holds them.
+    chunks : tuple of ChunkDescription
+        Where they lie.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    encoding: str
+    nbytes: int
+    encoded_nbytes: int
+    stored_nbytes: int
+    compressed: bool
+    batch: int
+    chunks: tuple[ChunkDescription, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Bytes after decoding for each byte of the message."""
+        return self.nbytes / max(1, self.stored_nbytes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemDescription:
+    """Say what an item is, or the request when ``index`` is -1; values are as in the message."""
+
+    index: int
+    modality: str
+    format: str | None
+    hash: str | None
+    pad_value: int | None
+    identity: str | None
+    offsets: tuple[tuple[int, int], ...] | None
+    attributes_nbytes: int
+    tensors: tuple[TensorDescription, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchDescription:
+    """Say where a record batch lies: metadata from byte ``at``, then the body, then its end."""
+
+    at: int
+    body_at: int
+    end: int
+    rows: int
+    tensors: int
+    compressed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageDescription:
+    """Say what a message holds.
+
+    Parameters
+    ----------
+    version : int
+        The schema's version.
+    nbytes : int
+        Bytes of the whole message.
+    batches : tuple of BatchDescription
+        In stream order.
+    items : tuple of ItemDescription
+        In item order.
+    request : ItemDescription or None
+        What belongs to the whole request.
+    """
+
+    version: int
+    nbytes: int
+    batches: tuple[BatchDescription, ...]
+    items: tuple[ItemDescription, ...]
+    request: ItemDescription | None
+
+    @property
+    def tensors(self) -> tuple[TensorDescription, ...]:
+        """All tensors, the items' first."""
+        rows = self.items if self.request is None else (*self.items, self.request)
+        return tuple(tensor for row in rows for tensor in row.tensors)
+
+    @property
+    def tensor_nbytes(self) -> int:
+        """Bytes of all tensors after decoding."""
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return the description as JSON."""
+        return json.dumps(asdict(self), indent=indent)
+
+
+def describe(source: Any, *, limits: Limits | None = None) -> MessageDescription:
+    """Describe a message without reading its tensors.
+
+    Parameters
+    ----------
+    source : EncodedMessage, bytes, buffer, list of frames, or path
+        The message; a path is mapped.
+    limits : Limits, optional
+        What the message may ask for.
+
+    Returns
+    -------
+    MessageDescription
+        Items, tensors, their places and sizes.
+
+    Raises
+    ------
+    DecodeError
+        When metadata or columns are not what the format says. What is found in tensor bytes,
+        attributes and view prefixes alone is not: ``decode`` and ``verify`` look there.
+    LimitError
+        When the message asks for more than the limits allow.
+
+    Notes
+    -----
+    **Copies**: the columns. No byte of a tensor of more than 12 bytes is read, none is
+    decompressed: only the columns of a compressed batch are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import mmformat as mm
+    >>> message = mm.encode(mm.MultimodalInputs(request_data={"a": np.zeros((4, 8), np.float32)}))
+    >>> tensor = describe(message).tensors[0]
+    >>> tensor.dtype, tensor.shape, tensor.nbytes, tensor.chunks[0].at % 64
+    ('float32', (4, 8), 128, 0)
+    """
+    bounds = limits or Limits()
+    spans = open_spans(source)
+    batches: list[BatchDescription] = []
+    numbers: dict[int, int] = {}
+
+    def rows_of_batches() -> Iterator[list[Row]]:
+        decompressed = 0
+        for batch in find_batches(spans, bounds):
+            rows, nbytes = _rows(spans, batch, bounds)
+            decompressed += nbytes if batch.metadata.compressed else 0
+            bounds.check("decompressed_nbytes", decompressed)
+            for row in rows:
+                numbers.update((id(entry), len(batches)) for entry in row.tensors)
+            batches.append(_batch(batch, rows))
+            yield rows
+
+    items, request = gather(rows_of_batches(), bounds)
+
+    def described(row: Row, path: str) -> ItemDescription:
+        tensors = []
+        for entry in row.tensors:
+            check_entry(entry, bounds, path=f"{path}.{entry.name}")
+            number = numbers[id(entry)]
+            tensors.append(_tensor(entry, number, batches[number].compressed))
+        return ItemDescription(
+            index=row.item,
+            modality=row.modality,
+            format=row.format,
+            hash=row.hash,
+            pad_value=row.pad_value,
+            identity=row.identity,
+            offsets=None if row.offsets is None else tuple(row.offsets),
+            attributes_nbytes=len((row.attributes or "").encode()),
+            tensors=tuple(tensors),
+        )
+
+    return MessageDescription(
+        version=VERSION,
+        nbytes=spans.nbytes,
+        items=tuple(described(*rows) for rows in items),
+        request=None if request is None else described(request, "$"),
+        batches=tuple(batches),
+    )
+
+
+def _rows(spans: Spans, batch: Batch, limits: Limits) -> tuple[list[Row], int]:
+    metadata = batch.metadata
+    structure, lengths = structure_in(spans, batch, limits)
+    if metadata.compressed:
+        columns = decompress_columns(spans, batch.body_at, metadata, lengths)
+    else:
+        columns = spans.read(batch.body_at, layout_of(structure).columns.size)
+    stored = metadata.buffers[2 * BUFFERS :]
+    places = [
+        Place(batch.body_at + stored[2 * at], nbytes=nbytes, stored_nbytes=stored[2 * at + 1])
+        for at, nbytes in enumerate(lengths[BUFFERS:])
+    ]
+    return read_rows(structure, columns, places, limits), sum(lengths)
+
+
+def _batch(batch: Batch, rows: list[Row]) -> BatchDescription:
+    return BatchDescription(
+        at=batch.start,
+        body_at=batch.body_at,
+        end=batch.body_at + batch.metadata.body_nbytes,
+        rows=len(rows),
+        tensors=sum(len(row.tensors) for row in rows),
+        compressed=batch.metadata.compressed,
+    )
+
+
+def _tensor(entry: TensorEntry, batch: int, compressed: bool) -> TensorDescription:
+    chunks = tuple(
+        ChunkDescription(at=chunk.at, nbytes=chunk.nbytes, stored_nbytes=chunk.stored_nbytes)
+        if isinstance(chunk, Place)
+        else ChunkDescription(at=None, nbytes=len(chunk), stored_nbytes=len(chunk))
+        for chunk in entry.data
+    )
+    return TensorDescription(
+        name=entry.name,
+        dtype=entry.dtype,
+        shape=tuple(entry.shape),
+        encoding=entry.encoding,
+        nbytes=math.prod(entry.shape) * ITEMSIZE[entry.dtype],
+        encoded_nbytes=entry.stored_nbytes,
+        stored_nbytes=sum(chunk.stored_nbytes for chunk in chunks),
+        compressed=compressed,
+        batch=batch,
+        chunks=chunks,
+    )
