@@ -84,6 +84,19 @@ def decompress_lz4(frame: object, nbytes: int) -> bytes:
     return data
 
 
+def validate_stream(source: object) -> None:
+    """Let Arrow read a stream and validate each batch in full.
+
+    Raises
+    ------
+    ArrowException, OSError
+        When Arrow finds anything wrong.
+    """
+    with open_stream(source) as reader:
+        for batch in reader:
+            batch.validate(full=True)
+
+
 def read_compressed_batch(message: object, schema: Schema) -> list[Buffer | None]:
     """Return the decompressed buffers of an encapsulated record batch, in depth-first order.
 
