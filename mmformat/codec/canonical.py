@@ -1,11 +1,11 @@
-"""Promises that readers do not depend on: zeros in gaps, values under nulls, one spelling of JSON."""
+"""Promises that no reader depends on: zeros in gaps, nothing under nulls, one spelling of JSON."""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -42,7 +42,7 @@ def hidden_values(structure: Structure, columns: Bytes) -> Iterator[int]:
         if not bitmap:
             continue
         bits = int.from_bytes(bitmap, "little")
-        under = values[layout.slices[at + 1]]
+        under: Sequence[int] = values[layout.slices[at + 1]]
         if at != _PAD_VALUE:  # offsets: a null has no bytes, and no ranges
             under = [end - start for start, end in pairwise(under)]
         if any(value and not bits >> index & 1 for index, value in enumerate(under)):

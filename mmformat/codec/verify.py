@@ -19,7 +19,7 @@ from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
 from mmformat.codec.schema import REQUEST
 from mmformat.codec.spans import Spans, open_spans
 from mmformat.codec.stream import find_batches, read_batches, structure_in
-from mmformat.errors import MMFormatError
+from mmformat.errors import IntegrityError, MMFormatError
 from mmformat.model.limits import Limits
 
 __all__ = ["Finding", "verify"]
@@ -115,6 +115,8 @@ def _row_findings(row: Row, path: str, limits: Limits) -> Iterator[Finding]:
     made: list[tuple[TensorEntry, str]] = []
 
     def make(entry: TensorEntry, torch: bool, path: str) -> object:
+        if entry.encoding == DICTIONARY:
+            _check_codes(entry, path)
         made.append((entry, path))
         return entry.name  # hashable, so that it may be a key
 
@@ -135,15 +137,17 @@ def _row_findings(row: Row, path: str, limits: Limits) -> Iterator[Finding]:
         yield from _value_findings(entry, where)
 
 
+def _check_codes(entry: TensorEntry, path: str) -> None:
+    entries = json.loads(entry.parameters or "")["entries"]
+    largest = max(map(_largest, entry.data[1:]), default=-1)
+    if largest >= entries:
+        raise IntegrityError(
+            f"expected codes below {entries}, got {largest}", path=path, code="dictionary-code"
+        )
+
+
 def _value_findings(entry: TensorEntry, path: str) -> Iterator[Finding]:
-    values = entry.data
-    if entry.encoding == DICTIONARY:
-        entries = json.loads(entry.parameters or "")["entries"]
-        largest = max(map(_largest, entry.data[1:]), default=-1)
-        if largest >= entries:
-            message = f"expected codes below {entries}, got {largest}"
-            yield Finding(CLAUSES["dictionary-code"], "dictionary-code", path, message, True)
-        values = entry.data[:1]
+    values = entry.data[:1] if entry.encoding == DICTIONARY else entry.data
     if entry.dtype == "bool" and max(map(_largest, values), default=0) > 1:
         yield _promise("bool", path, "expected bytes 0 and 1 for bool")
 
