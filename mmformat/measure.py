@@ -8,7 +8,8 @@ import platform
 import resource
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -18,11 +19,14 @@ __all__ = [
     "Case",
     "Memory",
     "Samples",
+    "Turn",
     "clock_ns",
     "environment",
     "interleaved",
     "memory",
     "minor_faults",
+    "turns",
+    "without_collection",
 ]
 
 _PACKAGES: Final = (
@@ -103,31 +107,75 @@ class Case:
         What the samples are found under.
     run : callable
         The timed call.
-    before : callable, optional
-        Called before each run, outside the clock.
     after : callable, optional
         Called with each run's result, outside the clock: to check it, and to let it go.
     """
 
     name: str
     run: Callable[[], Any]
-    before: Callable[[], object] | None = None
     after: Callable[[Any], object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Say whose turn it is, in which round; rounds below zero warm up and are not recorded."""
+
+    name: str
+    number: int
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the run counts."""
+        return self.number >= 0
+
+
+def turns(names: Sequence[str], *, rounds: int, warmup: int = 1) -> Iterator[Turn]:
+    """Return the order of runs: in turn, round after round, so that no drift favours one.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The first of a round is another one in each round, and every other round is reversed.
+    rounds, warmup : int
+        How many are recorded, and how many come before.
+
+    Examples
+    --------
+    >>> [turn.name for turn in turns(["a", "b"], rounds=2, warmup=0)]
+    ['a', 'b', 'a', 'b']
+    >>> [turn.number for turn in turns(["a"], rounds=2)]
+    [-1, 0, 1]
+    """
+    for number in range(-warmup, rounds):
+        first = number % len(names)
+        order = [*names[first:], *names[:first]]
+        for name in reversed(order) if number % 2 else order:
+            yield Turn(name, number)
+
+
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep the cyclic garbage collector out of what is timed, as :mod:`timeit` does."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def interleaved(
     cases: Sequence[Case], *, rounds: int, warmup: int = 1, repeats: int = 1
 ) -> dict[str, Samples]:
-    """Time the cases in turn, round after round, so that no drift of the machine favours one.
+    """Time the cases in turn.
 
     Parameters
     ----------
     cases : sequence of Case
-        Their order is rotated, and every other round reversed.
-    rounds : int
-        How many times all cases are run.
-    warmup : int, default 1
-        Rounds before these that are not recorded.
+        In the order of :func:`turns`.
+    rounds, warmup : int
+        How many times all cases are run and recorded, and how many times before that.
     repeats : int, default 1
         How often a case runs within its turn; each run is a sample.
 
@@ -136,42 +184,26 @@ def interleaved(
     dict of str to Samples
         Nanoseconds, by the cases' names; ``rounds * repeats`` of them.
 
-    Notes
-    -----
-    The cyclic garbage collector is off inside the clock, as in :mod:`timeit`.
-
     Examples
     --------
     >>> interleaved([Case(name="add", run=lambda: 1 + 1)], rounds=3)["add"].n
     3
     """
-    samples = {case.name: Samples("ns") for case in cases}
-    for number in range(-warmup, rounds):
-        turn = number % len(cases)
-        order = [*cases[turn:], *cases[:turn]]
-        for case in reversed(order) if number % 2 else order:
-            for _ in range(repeats):
-                duration_ns = _timed(case)
-                if number >= 0:
-                    samples[case.name].values.append(duration_ns)
+    by_name = {case.name: case for case in cases}
+    samples = {name: Samples("ns") for name in by_name}
+    for turn in turns(list(by_name), rounds=rounds, warmup=warmup):
+        case = by_name[turn.name]
+        for _ in range(repeats):
+            with without_collection():
+                start_ns = clock_ns()
+                result = case.run()
+                duration_ns = clock_ns() - start_ns
+            if turn.is_recorded:
+                samples[turn.name].values.append(duration_ns)
+            if case.after is not None:
+                case.after(result)
+            del result
     return samples
-
-
-def _timed(case: Case) -> int:
-    if case.before is not None:
-        case.before()
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        start_ns = clock_ns()
-        result = case.run()
-        duration_ns = clock_ns() - start_ns
-    finally:
-        if collects:
-            gc.enable()
-    if case.after is not None:
-        case.after(result)
-    return duration_ns
 
 
 def minor_faults() -> int:

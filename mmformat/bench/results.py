@@ -1,0 +1,138 @@
+"""What a measurement yields: cells with raw samples, the machine, and the JSON of both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mmformat.bench.arms import make_arm, why_missing
+from mmformat.bench.arms.catalogue import ARMS
+from mmformat.bench.payloads import PAYLOADS
+from mmformat.errors import MMFormatError
+from mmformat.measure import Samples, environment
+
+__all__ = ["Cell", "Result", "available", "load"]
+
+VERSION: Final = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Cell:
+    """Hold what was measured of one arm with one payload.
+
+    Parameters
+    ----------
+    payload, arm : str
+        Their names.
+    metrics : dict of str to Samples
+        Raw samples by what they measure.
+    wire_nbytes : int
+        Bytes that travel in the message itself.
+    correct : bool
+        Whether every tensor arrived bit for bit in every run.
+    """
+
+    payload: str
+    arm: str
+    metrics: dict[str, Samples] = field(default_factory=dict)
+    wire_nbytes: int = 0
+    correct: bool = True
+
+    def add(self, **values: float) -> None:
+        """Add one run; the names' endings are the units."""
+        for name, value in values.items():
+            unit = name.rpartition("_")[2]
+            self.metrics.setdefault(name, Samples(unit)).values.append(value)
+
+    def median(self, metric: str) -> float:
+        """Return a metric's median, not a number when there is none."""
+        samples = self.metrics.get(metric)
+        return float("nan") if samples is None else samples.median
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the cell for the file."""
+        return {
+            "payload": self.payload,
+            "arm": self.arm,
+            "wire_nbytes": self.wire_nbytes,
+            "correct": self.correct,
+            "metrics": {name: samples.to_json() for name, samples in self.metrics.items()},
+        }
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """Hold one run of a scenario."""
+
+    scenario: str
+    settings: dict[str, Any]
+    cells: list[Cell] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=environment)
+
+    @property
+    def is_correct(self) -> bool:
+        """Whether every arm carried every bit."""
+        return all(cell.correct for cell in self.cells)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything, raw samples included."""
+        arms = sorted({cell.arm for cell in self.cells}, key=list(ARMS).index)
+        payloads = sorted({cell.payload for cell in self.cells}, key=list(PAYLOADS).index)
+        return {
+            "mmformat_bench": VERSION,
+            "scenario": self.scenario,
+            "settings": self.settings,
+            "environment": self.environment,
+            "arms": [_arm(name) for name in arms],
+            "missing": self.missing,
+            "payloads": [
+                {"name": name, "title": PAYLOADS[name].title, "nbytes": PAYLOADS[name].nbytes}
+                for name in payloads
+            ],
+            "cells": [cell.to_json() for cell in self.cells],
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the JSON file.
+
+        Raises
+        ------
+        MMFormatError
+            When it cannot be written.
+        """
+        try:
+            path.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
+        except OSError as error:
+            raise MMFormatError(f"expected to write {path}, got: {error.strerror}") from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a result's JSON.
+
+    Raises
+    ------
+    MMFormatError
+        When it is none.
+    """
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise MMFormatError(f"expected a benchmark's JSON in {path}, got: {error}") from error
+    if not isinstance(value, dict) or value.get("mmformat_bench") != VERSION:
+        raise MMFormatError(f"expected a benchmark's JSON of version {VERSION}, got {path}")
+    return value
+
+
+def available(names: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Return the arms that can run here, and why each of the others cannot."""
+    reasons = {name: why_missing(name) for name in names}
+    missing = {name: reason for name, reason in reasons.items() if reason is not None}
+    return [name for name in names if name not in missing], missing
+
+
+def _arm(name: str) -> dict[str, str]:
+    arm = type(make_arm(name))
+    return {"name": name, "title": arm.title, "note": arm.note}
