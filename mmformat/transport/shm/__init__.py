@@ -1,6 +1,7 @@
 """Put and get through one shared segment: a single writer, N readers, and deaths survived."""
 
 from mmformat.transport.shm.handle import Handle
+from mmformat.transport.shm.hold import Hold
 from mmformat.transport.shm.mapping import Mapping
 from mmformat.transport.shm.producer import ShmArena
 from mmformat.transport.shm.reader import ShmReader
@@ -11,6 +12,7 @@ from mmformat.transport.shm.sweep import SegmentInfo, list_segments, sweep
 __all__ = [
     "ArenaStats",
     "Handle",
+    "Hold",
     "Mapping",
     "SegmentInfo",
     "ShmArena",

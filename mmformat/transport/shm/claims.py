@@ -64,8 +64,7 @@ class Claims:
         if incarnation:
             for slot in range(layout.slots):
                 generation = words[layout.record(slot)]
-                if generation > row[ROW_WORDS + slot]:
-                    row[ROW_WORDS + slot] = generation
+                row[ROW_WORDS + slot] = max(row[ROW_WORDS + slot], generation)
             step("attach.given-back")
         row[1] = os.getpid()
         row[2] = liveness.start_time(os.getpid()) or 0

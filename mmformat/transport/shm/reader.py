@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import weakref
 from collections import deque
@@ -13,6 +14,7 @@ from mmformat.errors import StaleHandleError, TransportError
 from mmformat.transport.shm import fork, liveness, segment
 from mmformat.transport.shm.claims import Claims
 from mmformat.transport.shm.handle import Handle
+from mmformat.transport.shm.hold import Hold
 from mmformat.transport.shm.mapping import Mapping
 from mmformat.transport.shm.segment import SHM_DIRECTORY, Segment
 from mmformat.transport.shm.steps import step
@@ -158,6 +160,46 @@ class ShmReader:
         if not self._claims.is_current(handle):
             raise StaleHandleError(f"expected slot {handle.slot} to stay as it was, got it reused")
         return mapping
+
+    def map_data(self) -> tuple[mmap.mmap, int]:
+        """Map all slots as every process sees them, and return the segment offset of the first byte.
+
+        Only to be read: CUDA demands a writable mapping of what it pins. What lies in a slot is
+        this rank's to read while it has a :meth:`hold` of it.
+
+        Raises
+        ------
+        TransportError
+            With code ``closed``, ``forked``, or ``map`` when there is no room in the address space.
+
+        Notes
+        -----
+        **Copies**: none. **Lifetime**: the caller's; it may outlive the reader. A forked child
+        does not inherit it.
+        """
+        self._claims.check_open()
+        layout = self._segment.layout
+        try:
+            mapping = self._segment.map_shared(
+                offset=layout.data_offset, nbytes=layout.data_nbytes, writable=True
+            )
+            mapping.madvise(mmap.MADV_DONTFORK)
+        except (OSError, ValueError) as error:
+            raise TransportError(
+                f"expected to map {layout.data_nbytes:,} bytes, got: {error}", code="map"
+            ) from error
+        return mapping, layout.data_offset
+
+    def hold(self, handle: Handle) -> Hold:
+        """Keep a slot's content where it is, for a reader that has its own way to the bytes.
+
+        Raises
+        ------
+        StaleHandleError, TransportError
+            As :meth:`map`.
+        """
+        self._retry_stuck()
+        return Hold(self._claims, handle)
 
     def release(self, handle: Handle) -> None:
         """Say that this rank needs the slot no more, whether it ever mapped it or not.
