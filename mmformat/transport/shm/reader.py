@@ -162,7 +162,7 @@ class ShmReader:
         return mapping
 
     def map_data(self) -> tuple[mmap.mmap, int]:
-        """Map all slots as every process sees them, and return the segment offset of the first byte.
+        """Map all slots as every process sees them; also return where in the segment they begin.
 
         Only to be read: CUDA demands a writable mapping of what it pins. What lies in a slot is
         this rank's to read while it has a :meth:`hold` of it.
