@@ -16,6 +16,7 @@ from mmformat.legacy.nodes import Tensor
 from mmformat.legacy.plain import Values
 from mmformat.legacy.reading import Reading, read
 from mmformat.legacy.report import ConversionReport
+from mmformat.legacy.sandbox import Block, read_isolated
 from mmformat.legacy.source import PickleSource, Source
 from mmformat.model.item import MultimodalInputs
 
@@ -128,9 +129,12 @@ def convert_all(
     maker = TensorMaker(library)
     views = [memoryview(buffer).cast("B").toreadonly() for buffer in buffers]
     with Source(source) as opened:
-        reading = read(opened.view, limits, views)
         nbytes = len(opened.view) + sum(len(view) for view in views)
-        landed = _Landed(opened)
+        landed: _Landed | Block
+        if isolated:
+            reading, landed = read_isolated(opened, limits, views)
+        else:
+            reading, landed = read(opened.view, limits, views), _Landed(opened)
         return _mapped(reading, landed, maker, opened.name, nbytes, sglang_version)
 
 
@@ -151,7 +155,7 @@ class _Landed:
 
 def _mapped(
     reading: Reading,
-    landed: Any,
+    landed: _Landed | Block,
     maker: TensorMaker,
     name: str,
     nbytes: int,

@@ -1,0 +1,163 @@
+"""The sandbox's process: reads pickles that its parent opened, and can open nothing itself."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import resource
+import socket
+import sys
+from typing import Any, Final
+
+import numpy as np
+
+from mmformat.errors import MMFormatError
+from mmformat.legacy import exchange
+from mmformat.legacy.channel import receive, send
+from mmformat.legacy.landing import land, layout
+from mmformat.legacy.limits import PickleLimits
+from mmformat.legacy.nodes import Storage, Tensor
+from mmformat.legacy.reading import Reading, read
+from mmformat.legacy.seccomp import confine
+
+__all__ = ["run"]
+
+_RELEASE_NBYTES: Final = 2**20
+_IDLE_S: Final = 300.0
+# One value of each kind, so that every codec and every branch is loaded before the door closes.
+_WARM: Final = (
+    b"(dp0\nVa\np1\nI1\nsS'b'\np2\nL1L\nsVc\nF1.5\ns.",
+    b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01c_codecs\nencode\nq\x02X\x02\x00\x00\x00\xc3\xbfq\x03"
+    b"X\x06\x00\x00\x00latin1q\x04\x86Rq\x05X\x01\x00\x00\x00bq\x06cos\nsystem\nu.",
+    b"\x80\x04\x8c\x08\xed\xa0\x80xyzw\x94.",
+    b"\x80\x04\x95",
+)
+
+
+def run(descriptor: int) -> None:
+    """Serve conversions on a socket until the other end closes it."""
+    channel = socket.socket(fileno=descriptor)
+    channel.settimeout(_IDLE_S)
+    for data in _WARM:
+        try:
+            read(memoryview(data), PickleLimits(time_s=5))
+        except MMFormatError as error:
+            _error(error)
+    exchange.dump([1.5, "a", b"b"], [])
+    _rlimits()
+    state = {"seccomp": confine()}
+    send(channel, json.dumps(state).encode())
+    while True:
+        try:
+            request, descriptors = receive(channel)
+        except (EOFError, OSError):
+            return
+        try:
+            _serve(channel, json.loads(request), descriptors)
+        finally:
+            for number in descriptors:
+                os.close(number)
+
+
+def _rlimits() -> None:
+    for limit, value in (
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NPROC, 0),
+        (resource.RLIMIT_NOFILE, 16),
+    ):
+        resource.setrlimit(limit, (value, value))
+
+
+def _serve(channel: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
+    limits = PickleLimits(**request["limits"])
+    maps: list[mmap.mmap] = []
+    try:
+        views = []
+        for number in descriptors:
+            size = os.fstat(number).st_size
+            if not size:
+                views.append(memoryview(b""))
+                continue
+            maps.append(mmap.mmap(number, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
+            views.append(memoryview(maps[-1]))
+        buffers = [views[1][start:stop] for start, stop in request["buffers"]]
+        reading = read(views[0], limits, buffers)
+        tensors = reading.found.tensors
+        offsets, total = layout(tensors)
+        tree = exchange.dump(reading.roots, tensors)
+        answer = _answer(reading, offsets, total)
+        send(channel, json.dumps(answer).encode())
+        send(channel, tree)
+    except MMFormatError as error:
+        send(channel, json.dumps({"error": _error(error)}).encode())
+        return
+    except (MemoryError, RecursionError) as error:
+        send(channel, json.dumps({"memory": type(error).__name__}).encode())
+        return
+    if total:
+        _land(channel, tensors, offsets, total, maps)
+
+
+def _answer(reading: Reading, offsets: list[int], total: int) -> dict[str, Any]:
+    return {
+        "container": reading.container,
+        "protocol": reading.protocol,
+        "names": reading.names,
+        "offsets": offsets,
+        "nbytes": total,
+    }
+
+
+def _error(error: MMFormatError) -> dict[str, Any]:
+    return {
+        "class": type(error).__name__,
+        "message": error.reason,
+        "path": error.path,
+        "hint": error.hint,
+        "code": error.code,
+    }
+
+
+def _land(
+    channel: socket.socket,
+    tensors: list[Tensor],
+    offsets: list[int],
+    total: int,
+    maps: list[mmap.mmap],
+) -> None:
+    _, (number,) = receive(channel)
+    try:
+        block = mmap.mmap(number, total, flags=mmap.MAP_SHARED)
+        target = np.frombuffer(block, np.uint8)
+        try:
+            for tensor, offset in zip(tensors, offsets, strict=True):
+                land(tensor, target[offset : offset + tensor.nbytes])
+                _release(tensor, maps)
+            answer: dict[str, Any] = {"done": True}
+        except MMFormatError as error:
+            answer = {"error": _error(error)}
+        del target
+        # The parent seals the block against writing, which fails while a mapping is left.
+        block.close()
+    finally:
+        os.close(number)
+    send(channel, json.dumps(answer).encode())
+
+
+def _release(tensor: Tensor, maps: list[mmap.mmap]) -> None:
+    # Pages of the file that were copied out are clean: memory does not hold the file twice.
+    data: Any = tensor.source.data if isinstance(tensor.source, Storage) else tensor.source
+    if data is None or data.nbytes < _RELEASE_NBYTES or not maps or data.obj is not maps[0]:
+        return
+    base = np.frombuffer(maps[0], np.uint8).ctypes.data
+    begin = np.frombuffer(data, np.uint8).ctypes.data - base
+    page = mmap.PAGESIZE
+    first, last = -(-begin // page) * page, (begin + data.nbytes) // page * page
+    if last > first:
+        maps[0].madvise(mmap.MADV_DONTNEED, first, last - first)
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]))

@@ -1,0 +1,325 @@
+"""Children that read pickles for us, kept warm, and what they hand back."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import json
+import mmap
+import os
+import resource
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+import mmformat.errors as errors
+from mmformat.errors import DecodeError, IntegrityError, LimitError, MMFormatError
+from mmformat.legacy import exchange
+from mmformat.legacy.bounds import measure
+from mmformat.legacy.channel import receive, send
+from mmformat.legacy.limits import PickleLimits
+from mmformat.legacy.nodes import Tensor
+from mmformat.legacy.reading import Reading
+from mmformat.legacy.source import Source
+
+__all__ = ["Block", "read_isolated"]
+
+_START_S: Final = 60.0
+_GRACE_S: Final = 5.0
+_ROOM_NBYTES: Final = 2**30
+_ROOM_TIMES: Final = 8
+_MOST_USES: Final = 4096
+_MOST_IDLE: Final = max(2, os.cpu_count() or 2)
+_SEALS: Final = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
+_BOOT: Final = (
+    "import json,sys; sys.path[:]=json.loads(sys.argv[2]); "
+    "from mmformat.legacy.child import run; run(int(sys.argv[1]))"
+)
+_RAISED: Final = ("UnsafePickleError", "DecodeError", "TruncatedError", "LimitError", "ModelError")
+
+
+class Block:
+    """Hold the tensors of one conversion: one private mapping, each on a 64-byte boundary."""
+
+    __slots__ = ("_data", "_offsets", "isolation")
+
+    def __init__(
+        self, data: npt.NDArray[np.uint8], offsets: dict[int, int], isolation: str
+    ) -> None:
+        self._data = data
+        self._offsets = offsets
+        self.isolation = isolation
+
+    def data(self, tensor: Tensor) -> npt.NDArray[np.uint8]:
+        """Return the bytes of a tensor; no byte is copied."""
+        offset = self._offsets[id(tensor)]
+        return self._data[offset : offset + tensor.nbytes]
+
+
+class _Child:
+    """One sandbox process and the socket to it."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        paths = json.dumps([os.path.abspath(path) for path in sys.path])
+        environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1",
+                       "OMP_NUM_THREADS": "1"}  # fmt: skip
+        if "LD_LIBRARY_PATH" in os.environ:
+            environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
+        with theirs:
+            self.process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), paths],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                cwd="/",
+            )
+        self.channel = ours
+        self.uses = 0
+        ours.settimeout(_START_S)
+        try:
+            state = json.loads(receive(ours)[0])
+        except (EOFError, OSError, ValueError) as error:
+            self.close()
+            raise DecodeError(
+                f"expected a sandbox process, got none: {error or 'it ended'}",
+                hint="convert(..., isolated=False) reads in this process",
+                code="sandbox",
+            ) from error
+        self.isolation = "process+seccomp" if state["seccomp"] else "process"
+        self.base_nbytes = self._size()
+
+    def _size(self) -> int:
+        try:
+            with open(f"/proc/{self.process.pid}/statm", "rb") as file:
+                return int(file.read().split()[0]) * mmap.PAGESIZE
+        except OSError:
+            return 2**30
+
+    def bound(self, nbytes: int) -> None:
+        """Bound the child's address space for one request, from outside."""
+        if hasattr(resource, "prlimit"):
+            most = self.base_nbytes + _ROOM_NBYTES + nbytes
+            _, hard = resource.prlimit(self.process.pid, resource.RLIMIT_AS)
+            resource.prlimit(self.process.pid, resource.RLIMIT_AS, (most, hard))
+
+    def close(self) -> None:
+        """End the child and wait for its end."""
+        self.channel.close()
+        self.process.kill()
+        self.process.wait()
+
+
+class _Pool:
+    """Children that wait for work; never shared across a fork."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Child] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    @contextlib.contextmanager
+    def child(self) -> Iterator[_Child]:
+        """Lend a child; it returns only when the work ended without an exception of ours."""
+        child = self._take()
+        healthy = False
+        try:
+            yield child
+            healthy = True
+        finally:
+            child.uses += 1
+            if healthy and child.uses < _MOST_USES:
+                self._give(child)
+            else:
+                child.close()
+
+    def _take(self) -> _Child:
+        with self._lock:
+            if self._pid != os.getpid():
+                # After a fork the parent's children are not ours to use, nor to end.
+                self._idle, self._pid = [], os.getpid()
+            while self._idle:
+                child = self._idle.pop()
+                if child.process.poll() is None:
+                    return child
+                child.close()
+        return _Child()
+
+    def _give(self, child: _Child) -> None:
+        with self._lock:
+            if len(self._idle) < _MOST_IDLE:
+                self._idle.append(child)
+                return
+        child.close()
+
+    def close(self) -> None:
+        """End all idle children of this process."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        if self._pid == os.getpid():
+            for child in idle:
+                child.close()
+
+
+_POOL: Final = _Pool()
+atexit.register(_POOL.close)
+
+
+def read_isolated(
+    source: Source, limits: PickleLimits, buffers: Sequence[memoryview]
+) -> tuple[Reading, Block]:
+    """Read in a sandbox process; return the tree and the tensors' bytes.
+
+    Raises
+    ------
+    UnsafePickleError, DecodeError, TruncatedError, LimitError
+        What the child found; LimitError also when it ran out of time or memory.
+
+    Notes
+    -----
+    **Copies**: each tensor's bytes once, by the child, out of the mapped file into one block of
+    shared memory that nobody else can write any more; bytes of the caller are copied to it first.
+    """
+    nbytes = len(source.view) + sum(len(buffer) for buffer in buffers)
+    limits.check("source_nbytes", nbytes, "$")
+    descriptors = [_descriptor(source)]
+    spans, position = [], 0
+    try:
+        if buffers:
+            descriptors.append(_anonymous(b"".join(buffers)))
+            for buffer in buffers:
+                spans.append((position, position + len(buffer)))
+                position += len(buffer)
+        request = {"limits": asdict(limits), "buffers": spans}
+        answer = None
+        with _POOL.child() as child:
+            child.channel.settimeout(limits.time_s + _GRACE_S)
+            try:
+                child.bound(_ROOM_TIMES * nbytes)
+                send(child.channel, json.dumps(request).encode(), tuple(descriptors))
+                answer = json.loads(receive(child.channel)[0])
+                if "error" not in answer and "memory" not in answer:
+                    return _take_over(child, answer, nbytes, limits)
+            except TimeoutError:
+                raise LimitError(
+                    f"expected an end within {limits.time_s} s, got none", code="limit"
+                ) from None
+            except (EOFError, OSError, ValueError) as error:
+                if isinstance(error, MMFormatError):
+                    raise
+                raise _ended(child) from error
+        raise _raised(answer)
+    finally:
+        for number in descriptors:
+            os.close(number)
+
+
+def _take_over(
+    child: _Child, answer: dict[str, Any], nbytes: int, limits: PickleLimits
+) -> tuple[Reading, Block]:
+    roots, tensors = exchange.load(receive(child.channel)[0])
+    reading = Reading(
+        str(answer["container"]),
+        int(answer["protocol"]),
+        roots,
+        measure(roots, limits, max(1, nbytes)),
+        [str(name) for name in answer["names"]],
+    )
+    offsets, total = _checked_layout(answer, tensors)
+    data = np.empty(0, np.uint8)
+    if total:
+        child.bound(_ROOM_TIMES * nbytes + total)
+        number = _anonymous(None, total)
+        try:
+            send(child.channel, b"{}", (number,))
+            done = json.loads(receive(child.channel)[0])
+            if "error" in done:
+                raise _raised(done)
+            _seal(number)
+            block = mmap.mmap(
+                number, total, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+            )
+        finally:
+            os.close(number)
+        data = np.frombuffer(block, np.uint8)
+    places = {id(tensor): offset for tensor, offset in zip(tensors, offsets, strict=True)}
+    return reading, Block(data, places, child.isolation)
+
+
+def _checked_layout(answer: dict[str, Any], tensors: list[Tensor]) -> tuple[list[int], int]:
+    offsets, total = answer["offsets"], answer["nbytes"]
+    if type(total) is not int or len(offsets) != len(tensors):
+        raise IntegrityError("expected a place for each tensor in the sandbox's answer")
+    for offset, tensor in zip(offsets, tensors, strict=True):
+        if type(offset) is not int or not 0 <= offset <= total - tensor.nbytes:
+            raise IntegrityError("expected tensors within the block of the sandbox's answer")
+    return offsets, total
+
+
+def _descriptor(source: Source) -> int:
+    if source.descriptor is not None:
+        return os.dup(source.descriptor)
+    return _anonymous(source.view)
+
+
+def _anonymous(data: bytes | memoryview | None, nbytes: int = 0) -> int:
+    """Return a descriptor of memory without a name, holding ``data`` or ``nbytes`` zeros."""
+    if hasattr(os, "memfd_create"):
+        number = os.memfd_create("mmformat", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    else:
+        with tempfile.TemporaryFile() as file:
+            number = os.dup(file.fileno())
+    if data is None:
+        os.ftruncate(number, nbytes)
+        return number
+    left = memoryview(data)
+    while left:
+        left = left[os.write(number, left) :]
+    return number
+
+
+def _seal(number: int) -> None:
+    # From here on nobody, the child included, can change a byte of what we map.
+    if not hasattr(os, "memfd_create"):
+        return
+    try:
+        fcntl.fcntl(number, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError as error:
+        raise IntegrityError("expected the sandbox to let go of the tensors") from error
+
+
+def _raised(answer: Any) -> MMFormatError:
+    if "memory" in answer:
+        return LimitError(
+            f"expected to fit into the sandbox's memory, got {answer['memory']}",
+            hint="if you trust the file: convert(..., isolated=False)",
+        )
+    found = answer["error"]
+    name = found["class"] if found["class"] in _RAISED else "DecodeError"
+    made: MMFormatError = getattr(errors, name)(
+        found["message"], path=found["path"], hint=found["hint"], code=found["code"]
+    )
+    return made
+
+
+def _ended(child: _Child) -> DecodeError:
+    deadline_s = time.monotonic() + _GRACE_S
+    while child.process.poll() is None and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    return DecodeError(
+        f"expected the sandbox to answer, got its end with status {child.process.poll()}",
+        hint="the file asked for what the sandbox does not give, or shrank while it was read",
+        code="sandbox",
+    )
