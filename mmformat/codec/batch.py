@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mmformat._arrow import Lz4Codec, lz4_codec
 from mmformat.codec.columns import write_rows
-from mmformat.codec.layout import BUFFERS, batch_prefix, encapsulate, layout_of, places
+from mmformat.codec.layout import BUFFERS, encapsulate, layout_of, places
 from mmformat.codec.rows import Bytes, Row
 from mmformat.codec.schema import ALIGNMENT, CONTINUATION
 from mmformat.errors import EncodeError
@@ -37,7 +37,8 @@ def write_batch(rows: Sequence[Row], *, head_nbytes: int | None = None) -> list[
     stream that is at one, and so does every tensor.
     """
     structure, columns, variadic = write_rows(rows)
-    prefix = batch_prefix(structure)
+    lengths = (*layout_of(structure).lengths, *map(len, variadic))
+    prefix = encapsulate(structure, lengths, compressed=False)
     if head_nbytes is not None:
         prefix = _padded(prefix, head_nbytes - len(columns))
     frames: list[Bytes] = [prefix, columns]

@@ -64,7 +64,6 @@ def write_rows(rows: Sequence[Row]) -> tuple[Structure, bytes, list[Bytes]]:
         len(chunks),
         tuple(write.null_counts),
         tuple(write.text_nbytes),
-        tuple(map(len, variadic)),
     )
     return structure, layout_of(structure).columns.pack(*write.values), variadic
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from mmformat.codec.caching import cached_when_small
@@ -24,7 +25,7 @@ CACHED_SIZE: Final = 1024
 
 
 class Structure(NamedTuple):
-    """Say everything that decides a batch's layout.
+    """Say everything that decides the layout of a batch's columns.
 
     Parameters
     ----------
@@ -34,8 +35,6 @@ class Structure(NamedTuple):
         Null counts of format, hash, pad_value, identity, offsets, attributes, parameters.
     text : tuple of int
         Bytes of modality, format, hash, identity, attributes, name, dtype, encoding, parameters.
-    variadic : tuple of int
-        Bytes of each data buffer.
     """
 
     rows: int
@@ -45,7 +44,6 @@ class Structure(NamedTuple):
     chunks: int
     nulls: tuple[int, ...]
     text: tuple[int, ...]
-    variadic: tuple[int, ...]
 
 
 def _size(structure: Structure) -> int:
@@ -62,7 +60,7 @@ class Layout(NamedTuple):
     nodes : tuple of int
         Length and null count of each array.
     lengths : tuple of int
-        Bytes of each buffer, uncompressed, variadic ones too.
+        Bytes of each column buffer, uncompressed.
     columns : struct.Struct
         All column buffers and their padding in one go.
     slices : tuple of slice
@@ -118,7 +116,7 @@ class _Builder:
 @cached_when_small(_size, limit=CACHED_SIZE)
 def layout_of(structure: Structure) -> Layout:
     """Return the layout of a structure, by the order of the schema's columns."""
-    rows, ranges, tensors, extents, chunks, nulls, text, variadic = structure
+    rows, ranges, tensors, extents, chunks, nulls, text = structure
     build = _Builder()
     build.fixed("i", rows)  # item
     build.text(rows, text[0])  # modality
@@ -146,7 +144,7 @@ def layout_of(structure: Structure) -> Layout:
     form += f"{-struct.calcsize(form) % ALIGNMENT}x"
     return Layout(
         tuple(build.nodes),
-        (*build.lengths, *variadic),
+        tuple(build.lengths),
         struct.Struct(form),
         tuple(build.slices),
     )
@@ -176,7 +174,6 @@ def structure_of(nodes: tuple[int, ...], lengths: tuple[int, ...]) -> Structure:
         chunks=nodes[40],
         nulls=tuple(nodes[2 * at + 1] for at in (2, 3, 4, 5, 6, 10, 18)),
         text=tuple(lengths[at] for at in (4, 7, 10, 15, 25, 31, 34, 41, 44)),
-        variadic=lengths[BUFFERS:],
     )
     # Counts are bounded by the bytes that were sent, before anything is made from them.
     if max(structure[:5]) > sum(lengths[:BUFFERS]):
@@ -187,13 +184,14 @@ def structure_of(nodes: tuple[int, ...], lengths: tuple[int, ...]) -> Structure:
             "expected arrays as long as their parents, and no nulls where the schema allows none",
             code="array-length",
         )
-    for index, (expected, got) in enumerate(zip(layout.lengths, lengths, strict=True)):
-        if expected != got:
-            raise DecodeError(
-                f"expected {expected} bytes, got {got}",
-                path=f"$.buffers[{index}]",
-                code="buffer-length",
-            )
+    if layout.lengths != lengths[:BUFFERS]:
+        pairs = enumerate(zip(layout.lengths, lengths, strict=False))
+        index, expected, got = next((i, a, b) for i, (a, b) in pairs if a != b)
+        raise DecodeError(
+            f"expected {expected} bytes, got {got}",
+            path=f"$.buffers[{index}]",
+            code="buffer-length",
+        )
     return structure
 
 
@@ -202,21 +200,24 @@ def places(lengths: Sequence[int]) -> tuple[tuple[int, ...], int]:
 
     The columns' buffers lie on 8 bytes and the variadic ones on 64, each right behind the other.
     """
+    columns, end = _column_places(tuple(lengths[:BUFFERS]))
+    flat: list[int] = []
+    for length in lengths[BUFFERS:]:
+        flat += (end, length)
+        end += length + -length % ALIGNMENT
+    return (*columns, *flat), end
+
+
+@lru_cache(maxsize=512)
+def _column_places(lengths: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     flat: list[int] = []
     end = 0
-    for index, length in enumerate(lengths):
-        alignment = ALIGNMENT if index >= BUFFERS else 8
-        end += -end % alignment
+    for length in lengths:
         flat += (end, length)
-        end += length
+        end += length + -length % 8
     return tuple(flat), end + -end % ALIGNMENT
 
 
-def _buffer_count(metadata: BatchMetadata) -> int:
-    return len(metadata.buffers)
-
-
-@cached_when_small(_buffer_count, limit=CACHED_SIZE)
 def plain_structure(metadata: BatchMetadata) -> Structure:
     """Return the structure of an uncompressed batch, its places checked.
 
@@ -264,15 +265,11 @@ def check_places(metadata: BatchMetadata) -> None:
         )
 
 
-@cached_when_small(_size, limit=CACHED_SIZE)
-def batch_prefix(structure: Structure) -> bytes:
-    """Return the encapsulated metadata of an uncompressed batch, padded to 64 bytes."""
-    layout = layout_of(structure)
-    return encapsulate(structure, layout.lengths, compressed=False)
-
-
 def encapsulate(structure: Structure, lengths: Sequence[int], *, compressed: bool) -> bytes:
-    """Return the encapsulated metadata of a batch whose buffers have these stored lengths."""
+    """Return the encapsulated metadata of a batch whose buffers have these stored lengths.
+
+    It is padded so that metadata and prefix take a multiple of 64 bytes.
+    """
     buffers, body_nbytes = places(lengths)
     metadata = write_batch_metadata(
         BatchMetadata(
@@ -281,7 +278,7 @@ def encapsulate(structure: Structure, lengths: Sequence[int], *, compressed: boo
             nodes=layout_of(structure).nodes,
             buffers=buffers,
             compressed=compressed,
-            variadic=(len(structure.variadic),),
+            variadic=(len(lengths) - BUFFERS,),
         )
     )
     padding = -(len(metadata) + 8) % ALIGNMENT
