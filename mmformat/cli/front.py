@@ -76,7 +76,7 @@ def _run(argv: Sequence[str] | None, output: Output) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
         arguments = _parser().parse_args(argv)
-        output.wants_json = arguments.json
+        output.wants_json = arguments.json is True
         status: int = arguments.run(arguments, output)
     except UsageError as error:
         output.error(str(error), hint=error.hint)

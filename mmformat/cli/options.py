@@ -45,11 +45,28 @@ def build(make: Callable[..., Parser], /, **options: Any) -> Parser:
     return make(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
 
-def add_common(parser: argparse.ArgumentParser, *, nested: bool = False) -> None:
-    """Add ``--json`` and ``--debug``; a nested parser leaves what its parent parsed."""
+def add_common(
+    parser: argparse.ArgumentParser, *, nested: bool = False, json_file: bool = False
+) -> None:
+    """Add ``--json`` and ``--debug``; a nested parser leaves what its parent parsed.
+
+    With ``json_file`` the option takes the name of a file; without one it still means stdout.
+    """
     default: Any = argparse.SUPPRESS if nested else False
     group = parser.add_argument_group("everywhere")
-    group.add_argument("--json", action="store_true", default=default, help="print JSON on stdout")
+    if json_file:
+        group.add_argument(
+            "--json",
+            nargs="?",
+            const=True,
+            default=default,
+            metavar="FILE",
+            help="print JSON on stdout, or write it to a file",
+        )
+    else:
+        group.add_argument(
+            "--json", action="store_true", default=default, help="print JSON on stdout"
+        )
     group.add_argument(
         "--debug", action="store_true", default=default, help="show a traceback for an error"
     )
@@ -63,6 +80,7 @@ def add_command(
     caption: str,
     description: str | None = None,
     epilog: str | None = None,
+    json_file: bool = False,
 ) -> Parser:
     """Add a command to the front desk and return its parser, for arguments of its own.
 
@@ -78,6 +96,8 @@ def add_command(
         One line for the list of commands.
     description, epilog : str, optional
         For the command's own ``--help``: more about it, and examples.
+    json_file : bool
+        Whether ``--json`` may name a file.
     """
     parser = build(
         subparsers.add_parser,
@@ -86,6 +106,6 @@ def add_command(
         description=description or caption,
         epilog=epilog,
     )
-    add_common(parser, nested=True)
+    add_common(parser, nested=True, json_file=json_file)
     parser.set_defaults(run=run)
     return parser

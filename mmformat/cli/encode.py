@@ -1,0 +1,142 @@
+"""mmformat encode: images into a message."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mmformat.cli.options import Subparsers, UsageError, add_command
+from mmformat.cli.output import Output, megabytes
+from mmformat.errors import MMFormatError
+
+if TYPE_CHECKING:
+    from mmformat.media.image import ImageProcessor
+    from mmformat.model import MultimodalDataItem
+
+__all__ = ["register"]
+
+_EPILOG: Final = """\
+examples:
+  mmformat encode photo.jpg -o x.arrows
+  mmformat encode *.png -o x.arrows --processor clip --dtype bfloat16
+  mmformat encode photo.jpg -o x.arrows --encoding plain --compression lz4
+  mmformat encode photo.jpg -o x.arrows --processor ./model/preprocessor_config.json
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "encode",
+        run=run,
+        caption="materialize images and encode them as one message",
+        description="Decode images, process them as a model's image processor does, and write one "
+        "message,\nwhich is an ordinary Arrow IPC stream.",
+        epilog=_EPILOG,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, ...")
+    parser.add_argument(
+        "-o", "--output", required=True, metavar="FILE", help="where to write; - is stdout"
+    )
+    parser.add_argument(
+        "--processor",
+        default="qwen2-vl",
+        metavar="NAME",
+        help="qwen2-vl (patches), clip (224 x 224), or a preprocessor_config.json "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="element type of the pixels (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--encoding",
+        choices=("dictionary", "plain"),
+        default="dictionary",
+        help="bytes and a table of at most 256 values a channel, exactly the same tensor, or "
+        "every value written out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--compression",
+        choices=("none", "lz4", "auto"),
+        default="none",
+        help="LZ4 for tensors over 10 MiB; auto leaves alone what does not shrink "
+        "(default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Encode, write, and say what was written."""
+    from mmformat.codec import encode
+    from mmformat.codec.describe import describe
+    from mmformat.model import MultimodalInputs
+
+    if arguments.output == "-" and output.wants_json:
+        raise UsageError("expected one kind of data on stdout, got -o - and --json")
+    processor = partial(
+        _processor(arguments.processor), encoding=arguments.encoding, dtype=arguments.dtype
+    )
+    items = []
+    with output.progress("encode") as follow:
+        for number, image in enumerate(arguments.images):
+            follow(image, number / len(arguments.images))
+            items.append(_item(image, processor))
+    compression = None if arguments.compression == "none" else arguments.compression
+    message = encode(MultimodalInputs(items=items), compression)
+    if arguments.output == "-":
+        output.bytes(message.frames)
+        return 0
+    message.save(arguments.output)
+    described = describe(message)
+    if output.wants_json:
+        output.json(
+            {
+                "path": arguments.output,
+                "items": len(items),
+                "tensor_nbytes": described.tensor_nbytes,
+                "message_nbytes": message.nbytes,
+            }
+        )
+    else:
+        output.note(
+            f"{arguments.output}: {len(items)} items, {megabytes(described.tensor_nbytes)} of "
+            f"tensors in {megabytes(message.nbytes)}"
+        )
+    return 0
+
+
+def _processor(name: str) -> ImageProcessor:
+    from mmformat._extras import require
+
+    require("PIL.Image", extra="media")
+    from mmformat.media.image import FixedSizeImageProcessor, QwenVLImageProcessor
+    from mmformat.media.processors import processor_from_config
+
+    if name == "qwen2-vl":
+        return QwenVLImageProcessor()
+    if name == "clip":
+        return FixedSizeImageProcessor()
+    if not Path(name).exists():
+        raise UsageError(
+            f"expected qwen2-vl, clip or a configuration file, got {name!r}",
+            hint="mmformat encode --help",
+        )
+    return processor_from_config(name)
+
+
+def _item(image: str, processor: Any) -> MultimodalDataItem:
+    from mmformat.media import materialize
+    from mmformat.model import Modality, MultimodalDataItem, MultimodalInputs, Source
+
+    item = MultimodalDataItem(modality=Modality.IMAGE, feature=Source(image, kind="path"))
+    try:
+        made = materialize(MultimodalInputs(items=[item]), processor)
+    except MMFormatError as error:
+        # The path inside the inputs says nothing to somebody who gave files.
+        raise type(error)(error.reason, path=image, hint=error.hint, code=error.code) from error
+    return made.items[0]

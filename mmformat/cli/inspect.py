@@ -1,0 +1,115 @@
+"""mmformat inspect: what a message holds, without reading a tensor."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mmformat.cli.files import add_paths, each_message
+from mmformat.cli.options import Subparsers, add_command
+from mmformat.cli.output import Output, megabytes
+
+if TYPE_CHECKING:
+    from mmformat.codec.describe import ItemDescription, MessageDescription, TensorDescription
+
+__all__ = ["register"]
+
+_EPILOG: Final = """\
+examples:
+  mmformat inspect x.arrows
+  mmformat inspect recordings/            every *.arrows below the folder
+  mmformat inspect x.arrows --json | jq '.files[].tensor_nbytes'
+"""
+
+_COLUMNS: Final = (
+    "item",
+    "modality",
+    "tensor",
+    "dtype",
+    "shape",
+    "encoding",
+    "bytes",
+    "stored",
+    "at",
+)
+_RIGHT: Final = ("bytes", "stored", "at")
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command."""
+    parser = add_command(
+        subparsers,
+        "inspect",
+        run=run,
+        caption="show the items and tensors of messages; reads no tensor bytes",
+        description="Show the items and tensors of messages. The tensors themselves are not read, "
+        "so a message\nof any size is inspected at once; `mmformat verify` reads them.",
+        epilog=_EPILOG,
+    )
+    add_paths(parser)
+
+
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Describe every message; 3 when one could not be."""
+    from mmformat.codec.describe import describe
+
+    found, complete = each_message(arguments, output, describe)
+    if output.wants_json:
+        output.json({"files": [_as_json(path, each) for path, each in found]})
+    else:
+        for path, described in found:
+            _show(path, described, output)
+    return 0 if complete else 3
+
+
+def _as_json(path: Path, described: MessageDescription) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {"path": str(path), "tensor_nbytes": described.tensor_nbytes, **asdict(described)}
+
+
+def _show(path: Path, described: MessageDescription, output: Output) -> None:
+    title = (
+        f"{path}: version {described.version}, {_count(len(described.items), 'item')}, "
+        f"{_count(len(described.tensors), 'tensor')}, {megabytes(described.tensor_nbytes)} "
+        f"of tensors in {megabytes(described.nbytes)}"
+    )
+    rows: list[list[object]] = []
+    request = [] if described.request is None else [described.request]
+    for item in [*described.items, *request]:
+        label = "request" if item.index < 0 else str(item.index)
+        modality = "" if item.index < 0 else item.modality
+        for tensor in item.tensors:
+            rows.append([label, modality, *_cells(tensor)])
+            label = modality = ""
+        if not item.tensors:
+            rows.append([label, modality, *[""] * (len(_COLUMNS) - 2)])
+    output.table(_COLUMNS, rows, title=title, right=_RIGHT)
+    known = [[item.index, *_known(item)] for item in described.items if any(_known(item))]
+    if known:
+        output.table(("item", "offsets", "hash", "pad value", "identity"), known)
+
+
+def _cells(tensor: TensorDescription) -> list[object]:
+    encoding = f"{tensor.encoding}, lz4" if tensor.compressed else tensor.encoding
+    starts = [chunk.at for chunk in tensor.chunks if chunk.at is not None]
+    return [
+        tensor.name,
+        tensor.dtype,
+        " x ".join(map(str, tensor.shape)) or "scalar",
+        encoding,
+        megabytes(tensor.nbytes),
+        megabytes(tensor.stored_nbytes),
+        f"{starts[0]:,}" if starts else "inline",
+    ]
+
+
+def _known(item: ItemDescription) -> list[str]:
+    offsets = ", ".join(f"{start}-{end}" for start, end in item.offsets or ())
+    pad_value = "" if item.pad_value is None else str(item.pad_value)
+    return [offsets, item.hash or "", pad_value, item.identity or ""]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
