@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, overload
 
 from mmformat.codec import encode
+from mmformat.errors import ArenaFullError
 from mmformat.model.compression import Compression
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.message import EncodedMessage
@@ -16,7 +17,8 @@ from mmformat.model.tensors import TensorSpec
 from mmformat.share.identity import message_identity
 from mmformat.share.rank import ArenaReader
 from mmformat.share.reservation import Reservation
-from mmformat.transport.shm import ArenaStats, Handle, ShmArena
+from mmformat.transport.shm import ArenaStats, Handle, ShmArena, ShmReader
+from mmformat.transport.shm.segment import SHM_DIRECTORY
 
 __all__ = ["Arena"]
 
@@ -57,7 +59,7 @@ class Arena:
         nbytes: int,
         readers: int,
         slots: int = 1024,
-        backing: Literal["shm", "file"] = "shm",
+        backing: Literal["shm", "file", "memfd"] = "shm",
         directory: str | os.PathLike[str] | None = None,
         name: str | None = None,
         registry: object | None = None,
@@ -72,8 +74,9 @@ class Arena:
             How many ranks read every message, 1 to 64.
         slots : int
             How many messages may be unreleased at once.
-        backing : {"shm", "file"}
-            ``/dev/shm``, or a file in ``directory`` where that is too small.
+        backing : {"shm", "file", "memfd"}
+            ``/dev/shm``; a file in ``directory``, or memory without a name, where that is too
+            small. Ranks attach to a memfd by its descriptor, sent with ``socket.send_fds``.
         directory : path, optional
             Where the segment's file lies.
         name : str, optional
@@ -102,7 +105,11 @@ class Arena:
 
     @staticmethod
     def attach(
-        handle_or_name: Handle | bytes | str, *, reader: int, timeout_s: float = 0.0
+        handle_or_name: Handle | bytes | str,
+        *,
+        reader: int,
+        directory: str | os.PathLike[str] = SHM_DIRECTORY,
+        timeout_s: float = 0.0,
     ) -> ArenaReader:
         """Attach a rank to an arena.
 
@@ -112,6 +119,8 @@ class Arena:
             A handle of the arena, its bytes, or the arena's name.
         reader : int
             This rank's number, 0 to readers - 1; each process has its own.
+        directory : path
+            Where the segment's file lies.
         timeout_s : float
             How long to wait for the arena to appear.
 
@@ -120,12 +129,49 @@ class Arena:
         TransportError
             When the segment is not there, not ours, damaged, or the number is taken.
         """
-        return ArenaReader.attach(handle_or_name, reader=reader, timeout_s=timeout_s)
+        return ArenaReader.attach(
+            handle_or_name, reader=reader, directory=directory, timeout_s=timeout_s
+        )
+
+    @staticmethod
+    def attach_fd(fd: int, *, reader: int) -> ArenaReader:
+        """Attach a rank to an arena whose descriptor it was sent; the descriptor is duplicated.
+
+        Raises
+        ------
+        TransportError
+            As :meth:`attach`.
+        """
+        return ArenaReader(ShmReader.attach_fd(fd, reader=reader))
+
+    def fileno(self) -> int:
+        """Return the segment's descriptor, to send to ranks with ``socket.send_fds``."""
+        return self._transport.fileno()
 
     @property
     def name(self) -> str:
         """The arena's name, which :meth:`attach` takes."""
         return self._transport.name
+
+    @overload
+    def put(
+        self,
+        inputs: MultimodalInputs | EncodedMessage,
+        *,
+        timeout_s: float = 0.0,
+        compression: Compression | str | None = None,
+        on_full: Literal["raise"] = "raise",
+    ) -> Handle: ...
+
+    @overload
+    def put(
+        self,
+        inputs: MultimodalInputs | EncodedMessage,
+        *,
+        timeout_s: float = 0.0,
+        compression: Compression | str | None = None,
+        on_full: Literal["inline"],
+    ) -> Handle | EncodedMessage: ...
 
     def put(
         self,
@@ -133,7 +179,8 @@ class Arena:
         *,
         timeout_s: float = 0.0,
         compression: Compression | str | None = None,
-    ) -> Handle:
+        on_full: Literal["raise", "inline"] = "raise",
+    ) -> Handle | EncodedMessage:
         """Encode inputs straight into shared memory and return the handle to announce.
 
         Parameters
@@ -145,11 +192,14 @@ class Arena:
             How long to wait for room.
         compression : Compression, {"lz4", "auto"} or None
             Off by default: memory is faster than any codec.
+        on_full : {"raise", "inline"}
+            ``"inline"`` returns the message itself when there is no room in time: send its frames
+            in the handle's place; :meth:`ArenaReader.get` takes either.
 
         Raises
         ------
         ArenaFullError
-            When there is no room in time, or never will be.
+            When there is no room in time, or never will be, unless ``on_full`` is "inline".
         EncodeError
             When a value cannot travel.
 
@@ -168,7 +218,13 @@ class Arena:
             found = self._transport.find(identity) if identity else None
             if found is not None:
                 return found
-        with self._transport.reserve(message.nbytes, timeout_s=timeout_s) as slot:
+        try:
+            reserved = self._transport.reserve(message.nbytes, timeout_s=timeout_s)
+        except ArenaFullError:
+            if on_full == "inline":
+                return message
+            raise
+        with reserved as slot:
             message.write_into(slot.view)
             return slot.seal(identity=identity)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from types import TracebackType
 from typing import Self
 
@@ -10,9 +12,14 @@ from mmformat.codec.decode import Library
 from mmformat.errors import TransportError
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
+from mmformat.model.message import EncodedMessage
 from mmformat.transport.shm import Handle, ShmReader
+from mmformat.transport.shm.segment import SHM_DIRECTORY
 
 __all__ = ["ArenaReader"]
+
+_NOT_YET = ("segment-gone", "segment-creating")
+"""What a rank meets that starts before its producer."""
 
 
 class ArenaReader:
@@ -30,15 +37,27 @@ class ArenaReader:
 
     @classmethod
     def attach(
-        cls, handle_or_name: Handle | bytes | str, *, reader: int, timeout_s: float = 0.0
+        cls,
+        handle_or_name: Handle | bytes | str,
+        *,
+        reader: int,
+        directory: str | os.PathLike[str] = SHM_DIRECTORY,
+        timeout_s: float = 0.0,
     ) -> Self:
         """Attach to the arena of a handle, its bytes, or its name; see :meth:`Arena.attach`."""
         target = handle_or_name if isinstance(handle_or_name, str) else _handle(handle_or_name)
-        return cls(ShmReader.attach(target, reader=reader))
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            try:
+                return cls(ShmReader.attach(target, reader=reader, directory=directory))
+            except TransportError as error:
+                if error.code not in _NOT_YET or time.monotonic() >= deadline_s:
+                    raise
+            time.sleep(0.005)
 
     def get(
         self,
-        handle: Handle | bytes,
+        handle: Handle | bytes | EncodedMessage,
         *,
         device: str = "cpu",
         limits: Limits | None = None,
@@ -49,8 +68,8 @@ class ArenaReader:
 
         Parameters
         ----------
-        handle : Handle or bytes
-            What the producer announced.
+        handle : Handle, its bytes, or EncodedMessage
+            What the producer announced; a message that came inline is decoded as it is.
         device : str, default "cpu"
             Where the tensors are wanted.
         limits, library, expand
@@ -68,8 +87,10 @@ class ArenaReader:
         **Copies**: none; a page that the rank writes to is copied by the kernel, and nobody else
         sees the change. **Lifetime**: the tensors keep the slot; the last one releases it.
         """
-        mapping = self._transport.map(_handle(handle))
-        return decode(mapping, device, limits=limits, library=library, expand=expand)
+        source = (
+            handle if isinstance(handle, EncodedMessage) else self._transport.map(_handle(handle))
+        )
+        return decode(source, device, limits=limits, library=library, expand=expand)
 
     def release(self, handle: Handle | bytes) -> None:
         """Say that this rank needs the slot no more; without this call the collector says it.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import os
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -269,7 +271,10 @@ def test_what_is_no_handle_is_refused_by_name(wrong: object) -> None:
 
 def test_a_thousand_rounds_leave_nothing_behind(arena: mm.Arena) -> None:
     inputs = request_of(image(rows=200))
-    with mm.Arena.attach(arena.name, reader=0) as zero, mm.Arena.attach(arena.name, reader=1) as one:
+    with (
+        mm.Arena.attach(arena.name, reader=0) as zero,
+        mm.Arena.attach(arena.name, reader=1) as one,
+    ):
         for _ in range(1000):
             handle = arena.put(inputs)
             a, b = zero.get(handle), one.get(handle)
@@ -277,3 +282,42 @@ def test_a_thousand_rounds_leave_nothing_behind(arena: mm.Arena) -> None:
             del a, b
         assert arena.wait_released(timeout_s=5)
         assert arena.stats().free_nbytes == 2**24
+
+
+def test_a_full_arena_may_fall_back_to_the_message_itself() -> None:
+    inputs = request_of(image(rows=800))
+    with mm.Arena.create(nbytes=2**22, readers=1) as arena:
+        first = arena.put(inputs, on_full="inline")
+        second = arena.put(inputs, on_full="inline")
+        assert isinstance(second, mm.EncodedMessage)
+        with mm.Arena.attach(arena.name, reader=0) as rank:
+            for announced in (first, second):
+                out = rank.get(announced)
+                assert torch.equal(out.items[0].feature, inputs.items[0].feature)
+
+
+@pytest.mark.parametrize("backing", ["memfd", "file"])
+def test_an_arena_need_not_be_in_dev_shm(backing: str, tmp_path) -> None:
+    inputs = request_of(image())
+    directory = tmp_path if backing == "file" else None
+    with mm.Arena.create(nbytes=2**22, readers=1, backing=backing, directory=directory) as arena:
+        handle = arena.put(inputs)
+        with mm.Arena.attach_fd(arena.fileno(), reader=0) as rank:
+            assert torch.equal(rank.get(handle).items[0].feature, inputs.items[0].feature)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_may_start_before_its_producer() -> None:
+    name = f"mmf-{os.getuid()}-{os.getpid()}-0-early"
+    with pytest.raises(mm.TransportError) as caught:
+        mm.Arena.attach(name, reader=0, timeout_s=0.02)
+    assert caught.value.code == "segment-gone"
+    made: list[mm.Arena] = []
+    producer = threading.Timer(
+        0.1, lambda: made.append(mm.Arena.create(nbytes=2**20, readers=1, name=name))
+    )
+    producer.start()
+    with mm.Arena.attach(name, reader=0, timeout_s=10) as rank:
+        assert rank.producer_alive
+    producer.join()
+    made[0].close()
