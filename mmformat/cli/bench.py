@@ -30,8 +30,8 @@ def register(subparsers: Subparsers) -> None:
         subparsers.add_parser,
         name="bench",
         help="measure encoding, decoding and fan-out beside the alternatives",
-        description="Measure on this machine what the reports show. Each alternative carries the same "
-        "tensors in\nthe same process layout, in turn, and every tensor is checked by hash.",
+        description="Measure on this machine what the reports show. Each alternative carries the "
+        "same tensors in\nthe same process layout, in turn, and every tensor is checked by hash.",
         epilog=_EPILOG,
     )
     scenarios: Subparsers = parser.add_subparsers(
