@@ -1,0 +1,1 @@
+"""Adapt one framework's objects to the model, and back."""
