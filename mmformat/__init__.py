@@ -1,6 +1,6 @@
 """Encode prepared media once, and let every rank read the same bytes."""
 
-from mmformat.codec import decode, encode
+from mmformat.codec import encode
 from mmformat.errors import (
     ArenaFullError,
     DecodeError,
@@ -32,7 +32,7 @@ from mmformat.model import (
     Source,
     TensorSpec,
 )
-from mmformat.share import Arena, ArenaReader, Reservation
+from mmformat.share import Arena, ArenaReader, Reservation, decode
 
 __version__ = "0.1.0"
 

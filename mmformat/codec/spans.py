@@ -39,6 +39,11 @@ class Spans:
             self._starts.append(self._starts[-1] + len(view))
         self.nbytes = self._starts.pop()
 
+    @property
+    def frames(self) -> list[memoryview]:
+        """The buffers that, joined, are the message."""
+        return self._views
+
     def read(self, start: int, nbytes: int) -> memoryview:
         """Return ``nbytes`` bytes from ``start``.
 

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Literal, Self, overload
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 from mmformat.codec import encode
 from mmformat.errors import ArenaFullError
@@ -19,6 +19,9 @@ from mmformat.share.rank import ArenaReader
 from mmformat.share.reservation import Reservation
 from mmformat.transport.shm import ArenaStats, Handle, ShmArena, ShmReader
 from mmformat.transport.shm.segment import SHM_DIRECTORY
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Arena"]
 
@@ -110,6 +113,8 @@ class Arena:
         reader: int,
         directory: str | os.PathLike[str] = SHM_DIRECTORY,
         timeout_s: float = 0.0,
+        device: torch.device | str | None = None,
+        pin: bool = True,
     ) -> ArenaReader:
         """Attach a rank to an arena.
 
@@ -123,26 +128,56 @@ class Arena:
             Where the segment's file lies.
         timeout_s : float
             How long to wait for the arena to appear.
+        device : str or torch.device, optional
+            Where this rank wants its tensors, as ``"cuda:0"``: the arena is pinned for it here,
+            once, and :meth:`ArenaReader.get` goes there unless told otherwise.
+        pin : bool, default True
+            Whether to pin; without it, or when CUDA refuses (a log line and
+            :attr:`ArenaReader.placement` say why), bytes go through pinned staging buffers.
 
         Raises
         ------
         TransportError
             When the segment is not there, not ours, damaged, or the number is taken.
+        PlacementError
+            When there is no such device.
+
+        Notes
+        -----
+        **Cost**: pinning takes about 70 microseconds a MiB of the arena.
         """
         return ArenaReader.attach(
-            handle_or_name, reader=reader, directory=directory, timeout_s=timeout_s
+            handle_or_name,
+            reader=reader,
+            directory=directory,
+            timeout_s=timeout_s,
+            device=device,
+            pin=pin,
         )
 
     @staticmethod
-    def attach_fd(fd: int, *, reader: int) -> ArenaReader:
+    def attach_fd(
+        fd: int,
+        *,
+        reader: int,
+        device: torch.device | str | None = None,
+        pin: bool = True,
+    ) -> ArenaReader:
         """Attach a rank to an arena whose descriptor it was sent; the descriptor is duplicated.
+
+        Parameters
+        ----------
+        fd : int
+            The descriptor.
+        reader, device, pin
+            As :meth:`attach`.
 
         Raises
         ------
-        TransportError
+        TransportError, PlacementError
             As :meth:`attach`.
         """
-        return ArenaReader(ShmReader.attach_fd(fd, reader=reader))
+        return ArenaReader.on_device(ShmReader.attach_fd(fd, reader=reader), device=device, pin=pin)
 
     def fileno(self) -> int:
         """Return the segment's descriptor, to send to ranks with ``socket.send_fds``."""

@@ -1,0 +1,104 @@
+"""The look-up of dictionary codes as one Triton kernel: a byte in, a word out, repeats at once."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmformat.model.dictionary import DictionaryTensor
+
+__all__ = ["expand_triton"]
+
+
+def _optional(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
+
+
+triton: Any = _optional("triton")
+tl: Any = _optional("triton.language")
+
+BLOCK: Final = 2048
+VECTOR: Final = 16
+"""Codes that one thread may load at once: 16 bytes."""
+
+
+# Triton compiles this function from its source; `lane` codes behind each other stay behind each
+# other in the result, which is what the hints promise.
+def _look_up(  # noqa: PLR0917 - a kernel's arguments
+    codes: Any,
+    table: Any,
+    out: Any,
+    count: Any,
+    run: Any,
+    inner: Any,
+    channels: Any,
+    entries: Any,
+    repeat: tl.constexpr,
+    lane: tl.constexpr,
+    block: tl.constexpr,
+) -> None:
+    at = tl.program_id(0) * block + tl.arange(0, block)
+    inside = (at // lane) < (count // lane)
+    code = tl.load(codes + at, mask=inside, other=0).to(tl.int32)
+    channel = (at // inner) % channels
+    word = tl.load(table + channel * entries + code, mask=inside, other=0)
+    first = at + (at // run) * (run * (repeat - 1))
+    first = tl.max_contiguous(tl.multiple_of(first, lane), lane)
+    for turn in tl.static_range(repeat):
+        place = tl.max_contiguous(tl.multiple_of(first + turn * run, lane), lane)
+        tl.store(out + place, word, mask=inside)
+
+
+_kernel: Any = None if triton is None else triton.jit(_look_up)
+
+
+def expand_triton(tensor: DictionaryTensor) -> torch.Tensor:
+    """Return the plain tensor, on the device and the current stream of its codes.
+
+    Parameters
+    ----------
+    tensor : DictionaryTensor
+        At least one code, at most 2**31 - 1 elements of 1, 2, 4 or 8 bytes; every code is below
+        the number of entries.
+
+    Notes
+    -----
+    **Copies**: every element of the result is written once. **Cost**: the first call with a new
+    element size, repeat or alignment compiles for about a second; Triton keeps the result on disk.
+    """
+    import torch
+
+    codes: Any = tensor.codes
+    values: Any = tensor.table
+    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    word = words[values.element_size()]
+    codes = codes.contiguous()
+    table = values.contiguous().view(word)
+    shape = tuple(codes.shape)
+    count = codes.numel()
+    run = math.prod(shape[tensor.repeat_axis :]) if tensor.repeat > 1 else count
+    out = torch.empty(count * tensor.repeat, dtype=word, device=codes.device)
+    # Codes start where the message puts them, on 64 bytes; a user's own may not.
+    lane = math.gcd(VECTOR, run, count, codes.data_ptr() or VECTOR)
+    with torch.cuda.device(codes.device):
+        _kernel[(triton.cdiv(count, BLOCK),)](
+            codes,
+            table,
+            out,
+            count,
+            run,
+            math.prod(shape[tensor.axis + 1 :]),
+            table.shape[0],
+            table.shape[1],
+            repeat=tensor.repeat,
+            lane=lane,
+            block=BLOCK,
+        )
+    return out.view(values.dtype).view(tensor.shape)

@@ -1,0 +1,273 @@
+"""Decode to any device: the codec checks and finds the tensors, placement brings them over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mmformat._arrow import buffer_of
+from mmformat.codec import decode as decode_on_cpu
+from mmformat.codec.decode import Library, RowReader, gather
+from mmformat.codec.encodings import tensor_of
+from mmformat.codec.rows import Row, TensorEntry
+from mmformat.codec.schema import ALIGNMENT
+from mmformat.codec.spans import Spans, open_spans
+from mmformat.codec.stream import read_batches
+from mmformat.errors import IntegrityError, ModelError, PlacementError
+from mmformat.model.dictionary import DictionaryTensor
+from mmformat.model.item import MultimodalInputs
+from mmformat.model.limits import Limits
+from mmformat.placement.device import is_cpu, resolve_device
+from mmformat.placement.expand import expand_on_device
+from mmformat.placement.landing import FrameMap, Landing
+from mmformat.placement.lane import Lane, lane_of
+from mmformat.placement.staging import staging_of
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["decode", "decode_staged", "decode_with", "make_room", "refuse_numpy"]
+
+_Rows: TypeAlias = tuple[list[tuple[Row, str]], Row | None]
+
+_DEFAULT_LIMITS = Limits()
+
+
+def decode(
+    source: Any,
+    device: torch.device | str = "cpu",
+    *,
+    limits: Limits | None = None,
+    library: Library | None = None,
+    expand: bool = True,
+) -> MultimodalInputs:
+    """Decode a message into the inputs that were encoded, on the CPU or on a CUDA device.
+
+    Parameters
+    ----------
+    source : EncodedMessage, bytes, buffer, list of frames, or path
+        The message; a path is mapped copy-on-write.
+    device : str or torch.device, default "cpu"
+        Where the tensors are wanted. On a CUDA device all of them are torch tensors.
+    limits : Limits, optional
+        What the message may ask for.
+    library : {"torch", "numpy"}, optional
+        Which tensors to make; each as it was sent when omitted.
+    expand : bool, default True
+        Expand dictionary tensors; otherwise they come as DictionaryTensor.
+
+    Returns
+    -------
+    MultimodalInputs
+        Equal to what was encoded.
+
+    Raises
+    ------
+    DecodeError
+        When the bytes are no message of this format: TruncatedError, SchemaError, VersionError,
+        IntegrityError, each with the code of the broken clause.
+    LimitError
+        When the message asks for more than the limits allow.
+    PlacementError
+        When the device cannot be had, or ``library="numpy"`` is asked for on one.
+    MissingExtraError
+        When torch tensors were sent, or a device is wanted, and torch is not installed.
+
+    Notes
+    -----
+    **Copies**: on the CPU none of an uncompressed tensor of more than 12 bytes; compressed
+    tensors and expanded dictionary tensors are written once. To a device: from the first tensor
+    to the last one, each byte once into pinned memory and once over the bus; codes cross the bus
+    and are expanded there. **Lifetime**: on the CPU each tensor keeps its frame alive; a torch
+    tensor over immutable bytes must not be written to; numpy arrays say so themselves. On a device
+    the tensors are views of one allocation, and the source is not needed any more.
+
+    References
+    ----------
+    SPEC.md, "Reading"; docs/cuda.md.
+
+    Examples
+    --------
+    >>> import mmformat as mm
+    >>> mm.decode(mm.encode(mm.MultimodalInputs(request_data={"a": (1, None)}))).request_data
+    {'a': (1, None)}
+    """
+    if is_cpu(device):
+        return decode_on_cpu(source, limits=limits, library=library, expand=expand)
+    refuse_numpy(library)
+    lane = lane_of(resolve_device(device))
+    inputs, tensors = decode_staged(source, lane=lane, limits=limits, expand=expand)
+    lane.join(lane.mark(), tensors)
+    return inputs
+
+
+def refuse_numpy(library: Library | None) -> None:
+    """Raise PlacementError when numpy arrays are wanted on a device."""
+    if library == "numpy":
+        raise PlacementError(
+            "expected torch tensors on a device, got library='numpy'",
+            hint="leave library out, or use device='cpu'",
+            code="library",
+        )
+
+
+def decode_staged(
+    source: Any,
+    *,
+    lane: Lane,
+    limits: Limits | None = None,
+    expand: bool = True,
+    out: torch.Tensor | None = None,
+) -> tuple[MultimodalInputs, list[torch.Tensor]]:
+    """Decode from any memory through pinned staging buffers, on the lane's side stream.
+
+    Returns
+    -------
+    MultimodalInputs, list of tensor
+        The inputs, complete when the side stream is, and each allocation that they lie in.
+
+    Raises
+    ------
+    DecodeError, LimitError, PlacementError
+        As :func:`decode`.
+    """
+    bounds = limits or _DEFAULT_LIMITS
+    spans = open_spans(source)
+    rows = gather(read_batches(spans, bounds), bounds)
+    frames = FrameMap(spans.frames)
+    start, end = _extent(rows, frames)
+    buffer = make_room(end - start, lane=lane, out=out)
+    staging = staging_of(lane.device)
+    with lane.side():
+        staging.copy(frames.pieces(start, end), buffer, lane)
+        landing = Landing(buffer, frames, start=start)
+        return _finish(rows, bounds, _Maker(landing, lane, expand=expand))
+
+
+def decode_with(
+    spans: Spans,
+    landing: Landing,
+    *,
+    lane: Lane,
+    limits: Limits,
+    expand: bool,
+) -> tuple[MultimodalInputs, list[torch.Tensor]]:
+    """Decode a message whose bytes are on their way to the device already.
+
+    Notes
+    -----
+    The message is checked here, on the host, before any view of the device's copy is made.
+    """
+    rows = gather(read_batches(spans, limits), limits)
+    with lane.side():
+        return _finish(rows, limits, _Maker(landing, lane, expand=expand))
+
+
+def make_room(nbytes: int, *, lane: Lane, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Return so many bytes on the lane's device: of torch's caching allocator, or of ``out``.
+
+    Raises
+    ------
+    PlacementError
+        With code ``destination`` when ``out`` is too small or not what it has to be.
+    """
+    import torch
+
+    if out is None:
+        with lane.side():
+            return torch.empty(nbytes, dtype=torch.uint8, device=lane.device)
+    if out.dtype != torch.uint8 or out.dim() != 1 or not out.is_contiguous():
+        raise PlacementError(
+            f"expected a contiguous uint8 tensor of one axis, got {out.dtype} {list(out.shape)}",
+            path="$.out",
+            code="destination",
+        )
+    if out.device != lane.device or out.data_ptr() % ALIGNMENT:
+        raise PlacementError(
+            f"expected a destination on {lane.device} at a multiple of {ALIGNMENT} bytes, "
+            f"got one on {out.device} at {out.data_ptr():#x}",
+            path="$.out",
+            code="destination",
+        )
+    if out.numel() < nbytes:
+        raise PlacementError(
+            f"expected a destination of {nbytes:,} bytes, got {out.numel():,}",
+            path="$.out",
+            code="destination",
+        )
+    lane.borrow(out)
+    return out[:nbytes]
+
+
+def _extent(rows: _Rows, frames: FrameMap) -> tuple[int, int]:
+    """Return from where to where in the message the bytes of tensors lie, as they are."""
+    items, request = rows
+    start, end = frames.nbytes, 0
+    for row in [*(row for row, _ in items), *([] if request is None else [request])]:
+        for entry in row.tensors:
+            for chunk in entry.data:
+                buffer = buffer_of(chunk)
+                at = frames.find(buffer.address, buffer.size) if buffer.size else None
+                if at is not None:
+                    start, end = min(start, at), max(end, at + buffer.size)
+    return (start, end) if start < end else (0, 0)
+
+
+def _finish(
+    rows: _Rows, limits: Limits, maker: _Maker
+) -> tuple[MultimodalInputs, list[torch.Tensor]]:
+    items, request = rows
+    reader = RowReader(limits, maker.make)
+    inputs = MultimodalInputs(items=[reader.item(*pair) for pair in items])
+    if request is not None:
+        fields = reader.values(request, "$", ("request_data",))
+        inputs.request_data = fields.get("request_data", {})
+    return inputs, maker.tensors
+
+
+class _Maker:
+    """Make the device's tensor of each checked entry."""
+
+    __slots__ = ("_expand", "_landing", "_lane", "_staging", "tensors")
+
+    def __init__(self, landing: Landing, lane: Lane, *, expand: bool) -> None:
+        self._landing = landing
+        self._lane = lane
+        self._staging = staging_of(lane.device)
+        self._expand = expand
+        self.tensors: list[torch.Tensor] = []
+
+    def make(self, entry: TensorEntry, torch: bool, path: str) -> Any:
+        """Return the tensor of an entry; numpy's become torch's, for numpy has no devices."""
+        host = tensor_of(entry, torch=True, expand=False, path=path)
+        if not isinstance(host, DictionaryTensor):
+            self.tensors.append(self._place(host))
+            return self.tensors[-1]
+        codes, table = self._place(host.codes), self._place(host.table)
+        placed = DictionaryTensor(
+            codes,
+            table,
+            axis=host.axis,
+            repeat_axis=host.repeat_axis,
+            repeat=host.repeat,
+            shape=host.shape,
+        )
+        if not self._expand:
+            self.tensors += [codes, table]
+            return placed
+        try:
+            expanded = expand_on_device(placed)
+        except ModelError as error:
+            raise IntegrityError(error.reason, path=path, code=error.code) from error
+        self.tensors.append(expanded)
+        return expanded
+
+    def _place(self, host: Any) -> torch.Tensor:
+        import torch
+
+        found = self._landing.view(host)
+        if found is None:
+            # Decompressed, or so small that its view in the message holds it.
+            found = torch.empty(host.shape, dtype=host.dtype, device=self._lane.device)
+            flat = host.reshape(-1).view(torch.uint8)
+            self._staging.copy([flat], found.view(-1).view(torch.uint8), self._lane)
+        return found

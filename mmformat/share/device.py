@@ -1,0 +1,124 @@
+"""A rank's way from the arena to its device: pinned where it lies, or staged when that fails."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from mmformat.codec.spans import Spans
+from mmformat.errors import PlacementError
+from mmformat.model.limits import Limits
+from mmformat.placement.landing import FrameMap, Landing
+from mmformat.placement.lane import Lane
+from mmformat.placement.registration import Registration
+from mmformat.placement.releases import Releases
+from mmformat.placement.stats import PlacementStats
+from mmformat.share.decoding import decode_staged, decode_with, make_room
+from mmformat.share.pending import PendingInputs
+from mmformat.transport.shm import Handle, ShmReader
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ArenaOnDevice"]
+
+_LOG: Final = logging.getLogger("mmformat.placement")
+_DEFAULT_LIMITS: Final = Limits()
+
+
+class ArenaOnDevice:
+    """Bring slots of one arena to the devices of one rank.
+
+    Parameters
+    ----------
+    transport : ShmReader
+        The rank.
+    device : torch.device
+        Its device, for the first pinning; other devices of the process use it too.
+    pin : bool
+        Whether to pin the arena; otherwise everything is staged.
+    """
+
+    def __init__(self, transport: ShmReader, device: torch.device, *, pin: bool) -> None:
+        self.stats = PlacementStats()
+        self._transport = transport
+        self._releases = Releases()
+        self._mapping, self._first = transport.map_data()
+        self._registration: Registration | None = None
+        if pin and device.type == "cuda":
+            try:
+                self._registration = Registration(self._mapping, device=device)
+                self.stats.registered = True
+            except PlacementError as error:
+                self.stats.reason = str(error)
+                _LOG.warning("the arena is staged, and slower: %s (hint: %s)", error, error.hint)
+        elif not pin:
+            self.stats.reason = "pin=False"
+        self._view = memoryview(self._mapping).toreadonly()
+
+    def fetch(
+        self,
+        handle: Handle,
+        *,
+        lane: Lane,
+        limits: Limits | None,
+        expand: bool,
+        out: torch.Tensor | None,
+    ) -> PendingInputs:
+        """Start the copy of a slot, and decode it meanwhile.
+
+        Raises
+        ------
+        StaleHandleError, DecodeError, LimitError, PlacementError
+            As :meth:`ArenaReader.get`.
+
+        Notes
+        -----
+        The bytes are copied before they are checked, and are only bytes until they were: no view
+        of them is made for a message that is not valid.
+        """
+        bounds = limits or _DEFAULT_LIMITS
+        bounds.check("message_nbytes", handle.nbytes)
+        hold = self._transport.hold(handle)
+        copied = None
+        try:
+            at = handle.offset - self._first
+            view = self._view[at : at + handle.nbytes]
+            source = None if self._registration is None else self._registration.tensor
+            if source is None:
+                inputs, tensors = decode_staged(
+                    view, lane=lane, limits=bounds, expand=expand, out=out
+                )
+                self.stats.staged_messages += 1
+            else:
+                buffer = make_room(handle.nbytes, lane=lane, out=out)
+                with lane.side():
+                    buffer.copy_(source[at : at + handle.nbytes], non_blocking=True)
+                copied = lane.mark()
+                inputs, tensors = decode_with(
+                    Spans([view]),
+                    Landing(buffer, FrameMap([view])),
+                    lane=lane,
+                    limits=bounds,
+                    expand=expand,
+                )
+        finally:
+            # Here, not right behind the copy: decoding reads the slot, too. Staged bytes were read
+            # when decoding came back.
+            self._releases.add(copied, hold.release)
+        self.stats.messages += 1
+        self.stats.nbytes += handle.nbytes
+        return PendingInputs(inputs, lane=lane, event=lane.mark(), tensors=tensors)
+
+    def close(self) -> None:
+        """Wait for the copies under way, then unpin; a second call does nothing."""
+        self._releases.close()
+        if self._registration is not None:
+            self._registration.close()
+            self._registration = None
+        try:
+            self._view.release()
+            self._mapping.close()
+        except BufferError:
+            # A caller's traceback still looks at it; it goes with that.
+            return
