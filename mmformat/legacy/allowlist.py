@@ -46,10 +46,18 @@ def _table() -> dict[tuple[str, str], Entry]:
         rows[module, name] = Entry(kind, reason)
 
     # Values of the language.
-    add("_codecs", "encode", "encode-latin1",
-        "protocols 0-2 write bytes as text; only latin1 is read")
-    add("collections", "OrderedDict", "ordered-dict",
-        "every torch tensor carries one (its empty backward hooks), and so do state dicts")
+    add(
+        "_codecs",
+        "encode",
+        "encode-latin1",
+        "protocols 0-2 write bytes as text; only latin1 is read",
+    )
+    add(
+        "collections",
+        "OrderedDict",
+        "ordered-dict",
+        "every torch tensor carries one (its empty backward hooks), and so do state dicts",
+    )
     add("collections", "defaultdict", "default-dict", "grouped media; its factory is not called")
     for module in ("builtins", "__builtin__"):
         add(module, "set", "set", "protocols 0-3 write sets as a call (stop_token_ids)")
@@ -63,9 +71,13 @@ def _table() -> dict[tuple[str, str], Entry]:
         add(module, "complex", "complex", "complex scalars")
         add(module, "slice", "slice", "vLLM's MultiModalFlatField.slices")
     for module in ("copyreg", "copy_reg"):
-        add(module, "_reconstructor", "reconstructor",
+        add(
+            module,
+            "_reconstructor",
+            "reconstructor",
             "protocols 0 and 1 write each plain object so; only allow-listed classes with base "
-            "object are made")
+            "object are made",
+        )
     add("array", "array", "array", "token ids of 0.5.2x requests (protocols 0-2)")
     add("array", "_array_reconstructor", "array-reconstructor", "the same from protocol 3 on")
 
@@ -82,14 +94,26 @@ def _table() -> dict[tuple[str, str], Entry]:
     # torch.
     add("torch._utils", "_rebuild_tensor", "torch-tensor-v1", "tensors of old torch.save files")
     add("torch._utils", "_rebuild_tensor_v2", "torch-tensor-v2", "every torch tensor")
-    add("torch._utils", "_rebuild_tensor_v3", "torch-tensor-v3",
-        "float8 and uint16/32/64 tensors; torch 2.13 cannot load its own")
+    add(
+        "torch._utils",
+        "_rebuild_tensor_v3",
+        "torch-tensor-v3",
+        "float8 and uint16/32/64 tensors; torch 2.13 cannot load its own",
+    )
     add("torch._utils", "_rebuild_parameter", "torch-parameter", "parameters in torch.save files")
     add("torch._utils", "_rebuild_parameter_with_state", "torch-parameter", "as above, attributes")
-    add("torch._tensor", "_rebuild_from_type_v2", "torch-from-type",
-        "tensor subclasses and tensors with attributes (TransportProxyTensor)")
-    add("torch.storage", "_load_from_bytes", "torch-load-bytes",
-        "a nested torch.save stream; our own reader parses it")
+    add(
+        "torch._tensor",
+        "_rebuild_from_type_v2",
+        "torch-from-type",
+        "tensor subclasses and tensors with attributes (TransportProxyTensor)",
+    )
+    add(
+        "torch.storage",
+        "_load_from_bytes",
+        "torch-load-bytes",
+        "a nested torch.save stream; our own reader parses it",
+    )
     for name, dtype in _STORAGES.items():
         add("torch", name, f"torch-storage:{dtype}", "the class of a storage in a torch stream")
     for module in ("torch.storage", "torch"):
@@ -112,10 +136,18 @@ def _table() -> dict[tuple[str, str], Entry]:
     add(_SCHEDULE, "MultimodalInputFormat", "enum", "the stage of a feature up to 0.5.20")
     add("sglang.srt.multimodal.modality", "Modality", "enum", "the kind of medium, 0.5.23")
     add("sglang.srt.multimodal.modality", "MultimodalInputFormat", "enum", "as above")
-    add("sglang.srt.managers.mm_utils", "TransportProxyTensor", "torch-class",
-        "a tensor subclass; its bytes are in the pickle by the default transport")
-    add("sglang.srt.managers.mm_utils", "ShmPointerMMData", "struct",
-        "read so that its refusal can say what is missing: the segment is gone")
+    add(
+        "sglang.srt.managers.mm_utils",
+        "TransportProxyTensor",
+        "torch-class",
+        "a tensor subclass; its bytes are in the pickle by the default transport",
+    )
+    add(
+        "sglang.srt.managers.mm_utils",
+        "ShmPointerMMData",
+        "struct",
+        "read so that its refusal can say what is missing: the segment is gone",
+    )
     for name in ("TokenizedGenerateReqInput", "TokenizedEmbeddingReqInput"):
         add(_IO, name, "struct", "a request; its media are kept, the rest is listed as dropped")
         add(_IO, f"Batch{name}", "struct", "several requests")
@@ -137,15 +169,23 @@ def _table() -> dict[tuple[str, str], Entry]:
         add(_VLLM, name, "struct", "how a field is batched; kept as a note of the report")
 
     # Others whose pickles hold media.
-    for name in ("feature_extraction_utils.BatchFeature", "image_processing_base.BatchFeature",
-                 "tokenization_utils_base.BatchEncoding"):
+    for name in (
+        "feature_extraction_utils.BatchFeature",
+        "image_processing_base.BatchFeature",
+        "tokenization_utils_base.BatchEncoding",
+    ):
         module, _, cls = name.rpartition(".")
         add(f"transformers.{module}", cls, "struct", "a processor's output: a dict of tensors")
     add("PIL.Image", "Image", "struct", "an image: mode, size and pixels are in its state")
-    for module, cls in (("PngImagePlugin", "PngImageFile"), ("JpegImagePlugin", "JpegImageFile"),
-                        ("WebPImagePlugin", "WebPImageFile"), ("BmpImagePlugin", "BmpImageFile"),
-                        ("GifImagePlugin", "GifImageFile"), ("TiffImagePlugin", "TiffImageFile"),
-                        ("MpoImagePlugin", "MpoImageFile")):
+    for module, cls in (
+        ("PngImagePlugin", "PngImageFile"),
+        ("JpegImagePlugin", "JpegImageFile"),
+        ("WebPImagePlugin", "WebPImageFile"),
+        ("BmpImagePlugin", "BmpImageFile"),
+        ("GifImagePlugin", "GifImageFile"),
+        ("TiffImagePlugin", "TiffImageFile"),
+        ("MpoImagePlugin", "MpoImageFile"),
+    ):
         add(f"PIL.{module}", cls, "struct", "as PIL.Image.Image, opened from a file")
     return rows
 

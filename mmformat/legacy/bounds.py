@@ -70,7 +70,7 @@ class _Walk:
         if kind is str:
             return 1, len(value), 0, 0
         if isinstance(value, _LEAVES):
-            if kind is Enum:
+            if isinstance(value, Enum):
                 self.found.enums.append(value)
             return 1, 0, 0, 0
         if kind is bytes or kind is memoryview:

@@ -15,15 +15,14 @@ import numpy as np
 from mmformat.errors import MMFormatError
 from mmformat.legacy import exchange
 from mmformat.legacy.channel import receive, send
-from mmformat.legacy.landing import land, layout
+from mmformat.legacy.landing import land, layout, release
 from mmformat.legacy.limits import PickleLimits
-from mmformat.legacy.nodes import Storage, Tensor
+from mmformat.legacy.nodes import Tensor
 from mmformat.legacy.reading import Reading, read
 from mmformat.legacy.seccomp import confine
 
 __all__ = ["run"]
 
-_RELEASE_NBYTES: Final = 2**20
 _IDLE_S: Final = 300.0
 # One value of each kind, so that every codec and every branch is loaded before the door closes.
 _WARM: Final = (
@@ -134,7 +133,7 @@ def _land(
         try:
             for tensor, offset in zip(tensors, offsets, strict=True):
                 land(tensor, target[offset : offset + tensor.nbytes])
-                _release(tensor, maps)
+                release(tensor, maps[0])
             answer: dict[str, Any] = {"done": True}
         except MMFormatError as error:
             answer = {"error": _error(error)}
@@ -144,19 +143,6 @@ def _land(
     finally:
         os.close(number)
     send(channel, json.dumps(answer).encode())
-
-
-def _release(tensor: Tensor, maps: list[mmap.mmap]) -> None:
-    # Pages of the file that were copied out are clean: memory does not hold the file twice.
-    data: Any = tensor.source.data if isinstance(tensor.source, Storage) else tensor.source
-    if data is None or data.nbytes < _RELEASE_NBYTES or not maps or data.obj is not maps[0]:
-        return
-    base = np.frombuffer(maps[0], np.uint8).ctypes.data
-    begin = np.frombuffer(data, np.uint8).ctypes.data - base
-    page = mmap.PAGESIZE
-    first, last = -(-begin // page) * page, (begin + data.nbytes) // page * page
-    if last > first:
-        maps[0].madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import array
 from typing import Any, Final
+
+import numpy as np
 
 from mmformat.errors import DecodeError, UnsafePickleError
 from mmformat.legacy import numpy_values, torch_values
@@ -151,13 +152,14 @@ def _msgspec(machine: Any, call: Arguments) -> Any:
 def _array(machine: Any, call: Arguments) -> Any:
     match call.values:
         case (str() as code, list() as values) if code in _ARRAY_DTYPES:
-            if not all(type(value) in (int, float) for value in values):
+            kinds = (int, float) if code in "fd" else (int,)
+            if not all(type(value) in kinds for value in values):
                 raise call.wrong()
             try:
-                data = array.array(code, values)
-            except (OverflowError, TypeError):
+                made = np.array(values, np.dtype(_ARRAY_DTYPES[code]))
+            except OverflowError:
                 raise call.wrong() from None
-            raw = memoryview(data.tobytes())
+            raw = memoryview(made.tobytes())
             return Marked("array.array", _flat(_ARRAY_DTYPES[code], raw, call))
     raise call.wrong()
 

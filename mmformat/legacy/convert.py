@@ -48,7 +48,7 @@ def convert(
     isolated: bool = True,
     sglang_version: str | None = None,
 ) -> MultimodalInputs:
-    """Convert a legacy pickle; nothing of it is executed.
+    r"""Convert a legacy pickle; nothing of it is executed.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def convert(
 
     Examples
     --------
-    >>> convert(b"\\x80\\x04}\\x8c\\x01nK\\x07s.", isolated=False).request_data
+    >>> convert(b"\x80\x04}\x8c\x01nK\x07s.", isolated=False).request_data
     {'n': 7}
     """
     return joined(
@@ -135,7 +135,16 @@ def convert_all(
             reading, landed = read_isolated(opened, limits, views)
         else:
             reading, landed = read(opened.view, limits, views), _Landed(opened)
-        return _mapped(reading, landed, maker, opened.name, nbytes, sglang_version)
+        report = ConversionReport(
+            source=opened.name,
+            nbytes=nbytes,
+            container=reading.container,
+            protocol=reading.protocol,
+            pickles=len(reading.roots),
+            isolation=landed.isolation,
+            globals=reading.names,
+        )
+        return _mapped(reading, landed, maker, report=report, sglang_version=sglang_version)
 
 
 class _Landed:
@@ -157,20 +166,10 @@ def _mapped(
     reading: Reading,
     landed: _Landed | Block,
     maker: TensorMaker,
-    name: str,
-    nbytes: int,
+    *,
+    report: ConversionReport,
     sglang_version: str | None,
 ) -> Conversion:
-    report = ConversionReport(
-        source=name,
-        nbytes=nbytes,
-        container=reading.container,
-        protocol=reading.protocol,
-        pickles=len(reading.roots),
-        isolation=landed.isolation,
-        globals=reading.names,
-    )
-
     def make(tensor: Tensor) -> Any:
         report.tensors += 1
         report.tensor_nbytes += tensor.nbytes

@@ -31,22 +31,26 @@ def image_value(image: Instance, report: ConversionReport, path: str) -> Any:
         For a state that is none of Pillow's, or a mode without whole bytes per pixel.
     """
     match image.state.get("state"):
-        case [_, str() as mode, (int() as width, int() as height), palette, *_, data] if (
-            isinstance(data, bytes | memoryview)
+        case [_, str() as mode, (int() as width, int() as height), palette, *_, data] if isinstance(
+            data, bytes | memoryview
         ):
             pass
         case _:
             raise DecodeError("expected the state of a Pillow image", path=path)
     if mode not in _MODES:
         raise DecodeError(
-            f"expected a mode of {', '.join(_MODES)}, got {ascii(mode)[:12]}", path=path, code="dtype"
+            f"expected a mode of {', '.join(_MODES)}, got {ascii(mode)[:12]}",
+            path=path,
+            code="dtype",
         )
     dtype, bands = _MODES[mode]
     view = memoryview(data)
     nbytes = width * height * bands * _SIZES[dtype]
     if width < 0 or height < 0 or view.nbytes != nbytes:
         raise DecodeError(
-            f"expected {nbytes:,} bytes of pixels, got {view.nbytes:,}", path=path, code="tensor-bounds"
+            f"expected {nbytes:,} bytes of pixels, got {view.nbytes:,}",
+            path=path,
+            code="tensor-bounds",
         )
     shape = (height, width) if bands == 1 else (height, width, bands)
     pixels = Tensor("numpy", dtype, shape, nbytes, view)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import mmap
 import sys
 from typing import Any, Final, Literal
 
@@ -13,12 +14,13 @@ from mmformat.errors import DecodeError, ModelError
 from mmformat.legacy.nodes import Storage, Tensor
 from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
 
-__all__ = ["Library", "TensorMaker", "land", "layout"]
+__all__ = ["Library", "TensorMaker", "land", "layout", "release"]
 
 Library = Literal["auto", "torch", "numpy"]
 """What a torch tensor of a pickle becomes; a numpy array always stays one."""
 
 ALIGNMENT: Final = 64
+_RELEASE_NBYTES: Final = 2**20
 _WORDS: Final = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}
 
 
@@ -67,6 +69,22 @@ def layout(tensors: list[Tensor]) -> tuple[list[int], int]:
         offsets.append(total)
         total += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
     return offsets, total
+
+
+def release(tensor: Tensor, mapping: mmap.mmap) -> None:
+    """Let the kernel take back the pages of a large tensor that was landed.
+
+    They are clean pages of the file, so that memory does not hold the tensor twice.
+    """
+    data: Any = tensor.source.data if isinstance(tensor.source, Storage) else tensor.source
+    if data is None or data.nbytes < _RELEASE_NBYTES or data.obj is not mapping:
+        return
+    base = np.frombuffer(mapping, np.uint8).ctypes.data
+    begin = np.frombuffer(data, np.uint8).ctypes.data - base
+    page = mmap.PAGESIZE
+    first, last = -(-begin // page) * page, (begin + data.nbytes) // page * page
+    if last > first:
+        mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 class TensorMaker:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mmformat.errors import DecodeError
+from mmformat.errors import DecodeError, UnsafePickleError
 
 if TYPE_CHECKING:
     from mmformat.legacy.machine import Machine
@@ -74,6 +74,13 @@ class Instance:
             for key, value in part.items():
                 if type(key) is not str:
                     raise DecodeError(f"expected field names, got {type(key).__name__}", path=path)
+                if key.startswith("__"):
+                    # No class that is read here has such a field; an attack on Python's does.
+                    raise UnsafePickleError(
+                        f"expected field names without underscores, got {key[:40]!a}",
+                        path=path,
+                        code="unsafe-pickle-build",
+                    )
                 self.state[key] = value
         self.built = True
 

@@ -1,4 +1,4 @@
-"""numpy arrays, scalars and dtypes as a pickle describes them, without calling numpy's own hooks."""
+"""numpy arrays, scalars and dtypes as a pickle describes them; none of numpy's hooks is called."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ class ArrayNode:
                 f"expected the bytes of an array, got {type(data).__name__}", path=path
             )
         order = "F" if fortran else "C"
-        self.tensor = _array(memoryview(data), dtype, shape, order, self.limits, path)
+        self.tensor = _array(
+            memoryview(data), dtype, shape, order=order, limits=self.limits, path=path
+        )
 
 
 def checked_shape(shape: Any, limits: PickleLimits, path: str) -> tuple[int, ...]:
@@ -94,6 +96,7 @@ def _array(
     data: memoryview,
     dtype: DTypeNode,
     shape: Any,
+    *,
     order: str,
     limits: PickleLimits,
     path: str,
@@ -134,12 +137,12 @@ def _reconstruct(machine: Any, call: Arguments) -> Any:
 
 def _frombuffer(machine: Any, call: Arguments) -> Any:
     match call.values:
-        case (bytes() | memoryview() as data, DTypeNode() as dtype, shape, ("C" | "F" | "K") as o):
-            if o == "K":
+        case (bytes() | memoryview() as data, DTypeNode() as dtype, shape, ("C" | "F") as o, *rest):
+            if rest not in ([], [None]):
                 raise call.wrong()
-            return _array(memoryview(data), dtype, shape, o, machine.limits, call.path)
-        case (bytes() | memoryview() as data, DTypeNode() as dtype, shape, ("C" | "F") as o, None):
-            return _array(memoryview(data), dtype, shape, o, machine.limits, call.path)
+            return _array(
+                memoryview(data), dtype, shape, order=o, limits=machine.limits, path=call.path
+            )
     raise call.wrong()
 
 
@@ -150,8 +153,9 @@ def _scalar(machine: Any, call: Arguments) -> Any:
             raw = data.encode("latin-1", "replace") if isinstance(data, str) else bytes(data)
             if len(raw) != ITEMSIZE[name] or dtype.code not in _CODES:
                 raise call.wrong()
-            order = ">" if dtype.order == ">" else "<"
-            found = np.frombuffer(raw, np.dtype(name).newbyteorder(order))[0]
+            plain = np.dtype(name)
+            big = dtype.order == ">"
+            found = np.frombuffer(raw, plain.newbyteorder(">" if big else "<"))[0]
             return Scalar(found.item(), name)
     raise call.wrong()
 

@@ -51,9 +51,7 @@ class Values:
         if kind is tuple:
             return tuple([self.of(part, f"{path}[{i}]") for i, part in enumerate(value)])
         if kind is dict:
-            return {
-                key: self.of(part, f"{path}[{key!r}]") for key, part in value.items()
-            }
+            return {key: self.of(part, f"{path}[{key!r}]") for key, part in value.items()}
         if kind is memoryview:
             return bytes(value)
         if kind is Tensor:
@@ -63,7 +61,8 @@ class Values:
         if kind is Marked:
             return self._marked(value, path)
         if kind is Scalar:
-            self.report.add(path, "changed", f"numpy.{value.dtype} scalar -> {type(value.value).__name__}")
+            python = type(value.value).__name__
+            self.report.add(path, "changed", f"numpy.{value.dtype} scalar -> {python}")
             return value.value
         if kind is Instance:
             return self._instance(value, path)
@@ -76,7 +75,9 @@ class Values:
         if kind is DTypeNode:
             self.report.add(path, "changed", "numpy.dtype -> its name")
             return value.dtype or value.code
-        raise DecodeError(f"expected a value with a place in the model, got {kind.__name__}", path=path)
+        raise DecodeError(
+            f"expected a value with a place in the model, got {kind.__name__}", path=path
+        )
 
     def _tensor(self, tensor: Tensor, path: str) -> Any:
         note = self.report.add
@@ -112,7 +113,7 @@ class Values:
         if value.cls == SHM_POINTER:
             name = value.state.get("shm_name")
             raise DecodeError(
-                f"expected the bytes of a tensor, got a pointer to shared segment {ascii(name)[:80]}",
+                f"expected the bytes of a tensor, got a pointer to segment {ascii(name)[:80]}",
                 path=path,
                 hint="the segment ended with its server: write the pickle with inline transport",
                 code="dangling-shm",

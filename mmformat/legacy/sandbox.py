@@ -17,12 +17,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-import mmformat.errors as errors
+from mmformat import errors
 from mmformat.errors import DecodeError, IntegrityError, LimitError, MMFormatError
 from mmformat.legacy import exchange
 from mmformat.legacy.bounds import measure
@@ -71,13 +72,13 @@ class _Child:
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
-        paths = json.dumps([os.path.abspath(path) for path in sys.path])
+        paths = json.dumps([str(Path(path).absolute()) for path in sys.path])
         environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1",
                        "OMP_NUM_THREADS": "1"}  # fmt: skip
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         with theirs:
-            self.process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+            self.process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), paths],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -94,7 +95,7 @@ class _Child:
         except (EOFError, OSError, ValueError) as error:
             self.close()
             raise DecodeError(
-                f"expected a sandbox process, got none: {error or 'it ended'}",
+                f"expected a sandbox process, got none: {type(error).__name__}",
                 hint="convert(..., isolated=False) reads in this process",
                 code="sandbox",
             ) from error
@@ -103,8 +104,8 @@ class _Child:
 
     def _size(self) -> int:
         try:
-            with open(f"/proc/{self.process.pid}/statm", "rb") as file:
-                return int(file.read().split()[0]) * mmap.PAGESIZE
+            pages = Path(f"/proc/{self.process.pid}/statm").read_bytes().split()[0]
+            return int(pages) * mmap.PAGESIZE
         except OSError:
             return 2**30
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mmformat.errors import DecodeError
-from mmformat.legacy.nodes import Instance, Marked
+from mmformat.legacy.nodes import Instance, Marked, Tensor
 from mmformat.legacy.numpy_values import ArrayNode
-from mmformat.legacy.nodes import Tensor
 from mmformat.legacy.plain import Values
 from mmformat.legacy.sglang_enums import Members
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
@@ -22,9 +21,7 @@ _IMAGES: Final = _SCHEDULE + "ImageInputs"
 INPUTS: Final = frozenset(
     {_SCHEDULE + "MultimodalInputs", _SCHEDULE + "MultimodalProcessorOutput", _IMAGES}
 )
-REQUESTS: Final = frozenset(
-    {_IO + "TokenizedGenerateReqInput", _IO + "TokenizedEmbeddingReqInput"}
-)
+REQUESTS: Final = frozenset({_IO + "TokenizedGenerateReqInput", _IO + "TokenizedEmbeddingReqInput"})
 BATCHES: Final = frozenset({name.replace(_IO, _IO + "Batch") for name in REQUESTS})
 
 _OWN: Final = ("modality", "feature", "precomputed_embeddings", "offsets", "format", "hash",
@@ -90,9 +87,7 @@ class SGLang:
                 return self._inputs(value, path, "{}[{!r}]")
             if "pixel_values" in value:
                 return self._images(value, path, "{}[{!r}]")
-        raise DecodeError(
-            f"expected SGLang's multimodal inputs, got {_brief(value)}", path=path
-        )
+        raise DecodeError(f"expected SGLang's multimodal inputs, got {_brief(value)}", path=path)
 
     def _inputs(self, fields: dict[str, Any], path: str, join: str) -> MultimodalInputs:
         where = join.format(path, "mm_items")

@@ -1,21 +1,19 @@
-"""Where a pickle lies: bytes of the caller, or a file that is mapped and given back page by page."""
+"""Where a pickle lies: bytes of the caller, or a file that is mapped for as long as it is read."""
 
 from __future__ import annotations
 
 import mmap
 import os
 from pathlib import Path
-from typing import Any, Final
 
 from mmformat.errors import DecodeError, ModelError
-from mmformat.legacy.nodes import Storage, Tensor
+from mmformat.legacy.landing import release
+from mmformat.legacy.nodes import Tensor
 
 __all__ = ["PickleSource", "Source"]
 
 PickleSource = str | os.PathLike[str] | bytes | bytearray | memoryview
 """What can be converted: a path, or the bytes themselves."""
-
-_RELEASE_NBYTES: Final = 2**20
 
 
 class Source:
@@ -47,7 +45,9 @@ class Source:
             self.view = memoryview(source).cast("B").toreadonly()
             return
         if not isinstance(source, str | os.PathLike):
-            raise ModelError(f"expected a path or bytes, got {type(source).__name__}", path="$.source")
+            raise ModelError(
+                f"expected a path or bytes, got {type(source).__name__}", path="$.source"
+            )
         self.name = os.fspath(source)
         try:
             self.descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
@@ -79,14 +79,5 @@ class Source:
 
     def release(self, tensor: Tensor) -> None:
         """Let the kernel take back the pages of a large tensor that was landed."""
-        data: Any = tensor.source.data if isinstance(tensor.source, Storage) else tensor.source
-        if self._map is None or data is None or data.nbytes < _RELEASE_NBYTES or data.obj is not self._map:
-            return
-        import numpy as np
-
-        base = np.frombuffer(self._map, np.uint8).ctypes.data
-        begin = np.frombuffer(data, np.uint8).ctypes.data - base
-        page = mmap.PAGESIZE
-        first, last = -(-begin // page) * page, (begin + data.nbytes) // page * page
-        if last > first:
-            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+        if self._map is not None:
+            release(tensor, self._map)

@@ -28,23 +28,16 @@ def _load_from_bytes(machine: Any, call: Arguments) -> Any:
 
 
 def _tensor(
-    machine: Any,
-    call: Arguments,
-    storage: Any,
-    offset: Any,
-    shape: Any,
-    stride: Any,
-    dtype: str | None = None,
+    machine: Any, call: Arguments, view: tuple[Any, Any, Any, Any], dtype: str | None = None
 ) -> Tensor:
+    storage, offset, shape, stride = view
     if type(storage) is not Storage:
         raise call.wrong()
     name = dtype or storage.dtype
     if name is None:
         raise DecodeError("expected a storage with a dtype", path=call.path)
     if dtype is not None and storage.dtype not in (None, dtype):
-        raise DecodeError(
-            f"expected a storage of {dtype}, got {storage.dtype}", path=call.path
-        )
+        raise DecodeError(f"expected a storage of {dtype}, got {storage.dtype}", path=call.path)
     shape = shape.value if type(shape) is Marked and shape.kind == "torch.Size" else shape
     extents = checked_shape(shape, machine.limits, call.path)
     strides = checked_shape(stride, machine.limits, call.path)
@@ -102,14 +95,14 @@ def _finish(tensor: Tensor, requires_grad: Any, metadata: Any, call: Arguments) 
 def _rebuild_v1(machine: Any, call: Arguments) -> Any:
     match call.values:
         case (storage, offset, shape, stride):
-            return _tensor(machine, call, storage, offset, shape, stride)
+            return _tensor(machine, call, (storage, offset, shape, stride))
     raise call.wrong()
 
 
 def _rebuild_v2(machine: Any, call: Arguments) -> Any:
     match call.values:
         case (storage, offset, shape, stride, grad, _, *rest) if len(rest) <= 1:
-            tensor = _tensor(machine, call, storage, offset, shape, stride)
+            tensor = _tensor(machine, call, (storage, offset, shape, stride))
             return _finish(tensor, grad, rest[0] if rest else None, call)
     raise call.wrong()
 
@@ -119,7 +112,7 @@ def _rebuild_v3(machine: Any, call: Arguments) -> Any:
         case (storage, offset, shape, stride, grad, _, Name(kind="torch-dtype") as dtype, *rest):
             if len(rest) > 1:
                 raise call.wrong()
-            tensor = _tensor(machine, call, storage, offset, shape, stride, dtype.name)
+            tensor = _tensor(machine, call, (storage, offset, shape, stride), dtype.name)
             return _finish(tensor, grad, rest[0] if rest else None, call)
     raise call.wrong()
 

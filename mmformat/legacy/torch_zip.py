@@ -86,7 +86,7 @@ def _members(source: memoryview) -> dict[str, memoryview]:
     for _ in range(count):
         name, data, position = _member(source, position)
         if name in members:
-            raise DecodeError(f"expected each name once, got {ascii(name[:60])} twice", path="$")
+            raise DecodeError(f"expected each name once, got {name[:60]!a} twice", path="$")
         members[name] = data
     return members
 

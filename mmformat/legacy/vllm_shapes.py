@@ -134,7 +134,8 @@ class VLLM:
             self.values.report.add(path, "assumed", f"modality {value}, by the names of the fields")
         if value not in _MODALITIES:
             raise DecodeError(
-                f"expected a modality of {', '.join(_MODALITIES)}, got {ascii(value)[:40]}", path=path
+                f"expected a modality of {', '.join(_MODALITIES)}, got {ascii(value)[:40]}",
+                path=path,
             )
         return _MODALITIES[value]
 
