@@ -50,6 +50,7 @@ def expand_numpy(
     """
     channels = table.shape[0]
     natural = codes.shape
+    repeat_axis = 0 if repeat == 1 else repeat_axis
     # Bring everything to seven axes, of which one of the two for the repeat has extent 1 and the
     # channels are one axis that the table is walked along.
     if channels == 1 and natural[axis] != 1:
@@ -112,14 +113,16 @@ def _expand_channel(
     codes: npt.NDArray[np.uint8], values: npt.NDArray[Any], out: npt.NDArray[Any]
 ) -> None:
     # codes (a, b, c, d) -> out (a, repeat, b, c, repeat, d), one of the repeats being 1.
+    if codes.size == 0:
+        return
     wider = _WIDER.get(values.dtype.itemsize)
     indexed: npt.NDArray[Any] = codes
     if wider is not None and codes.size >= PAIRS_FROM and codes.shape[3] % 2 == 0:
         indexed, values, out = codes.view("<u2"), _pairs(values, wider), out.view(wider)
     rows, depth = indexed.shape[0], indexed.shape[1] * indexed.shape[2]
     columns = indexed.shape[3]
-    row_step = max(1, BLOCK // max(1, depth * columns))
-    column_step = columns if depth * columns <= BLOCK else max(1, BLOCK // max(1, depth))
+    row_step = max(1, BLOCK // (depth * columns))
+    column_step = columns if depth * columns <= BLOCK else max(1, BLOCK // depth)
     for row in range(0, rows, row_step):
         for column in range(0, columns, column_step):
             block = indexed[row : row + row_step, :, :, column : column + column_step]

@@ -25,7 +25,7 @@ DTYPES = ["float32", "bfloat16", "float16"]
 
 def _bits(value: Any) -> bytes:
     if torch.is_tensor(value):
-        return value.contiguous().view(torch.uint8).numpy().tobytes()
+        return value.reshape(-1).view(torch.uint8).numpy().tobytes()
     return np.ascontiguousarray(value).tobytes()
 
 
