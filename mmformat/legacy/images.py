@@ -31,12 +31,12 @@ def image_value(image: Instance, report: ConversionReport, path: str) -> Any:
         For a state that is none of Pillow's, or a mode without whole bytes per pixel.
     """
     match image.state.get("state"):
-        case [_, str() as mode, (int() as width, int() as height), palette, *_, data] if isinstance(
-            data, bytes | memoryview
-        ):
+        case [_, str() as mode, (int() as width, int() as height), palette, data, *_]:
             pass
         case _:
             raise DecodeError("expected the state of a Pillow image", path=path)
+    if not isinstance(data, bytes | memoryview):
+        raise DecodeError("expected the pixels of a Pillow image", path=path)
     if mode not in _MODES:
         raise DecodeError(
             f"expected a mode of {', '.join(_MODES)}, got {ascii(mode)[:12]}",

@@ -24,7 +24,7 @@ class Values:
 
     def __init__(self, make: Callable[[Tensor], Any], report: ConversionReport) -> None:
         self._make = make
-        self._known: dict[int, Any] = {}
+        self._known: dict[int, tuple[Any, Any]] = {}
         self.report = report
 
     def of(self, value: Any, path: str) -> Any:
@@ -39,9 +39,10 @@ class Values:
             return value
         key = id(value)
         if key in self._known:
-            return self._known[key]
+            return self._known[key][1]
         made = self._convert(value, path)
-        self._known[key] = made
+        # The value is held too: an id means nothing once its object is gone.
+        self._known[key] = (value, made)
         return made
 
     def _convert(self, value: Any, path: str) -> Any:
@@ -89,6 +90,8 @@ class Values:
             note(path, "dropped", "requires_grad")
         if tensor.location != "cpu":
             note(path, "changed", f"storage on {tensor.location[:20]!r} -> host memory")
+        if tensor.attributes:
+            note(path, "dropped", f"attributes {', '.join(map(ascii, tensor.attributes))}"[:200])
         return self._make(tensor)
 
     def _marked(self, value: Marked, path: str) -> Any:

@@ -186,9 +186,13 @@ class SGLang:
 
 
 def _attributes(value: Any) -> dict[str, Any] | None:
+    # Taken, so that the tensor does not report them as dropped.
     if isinstance(value, ArrayNode):
         value = value.tensor
-    return value.attributes if isinstance(value, Tensor) else None
+    if not isinstance(value, Tensor):
+        return None
+    found, value.attributes = value.attributes, None
+    return found
 
 
 def _free(key: str, taken: dict[str, Any]) -> str:

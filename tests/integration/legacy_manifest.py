@@ -1,4 +1,4 @@
-"""Compare a conversion with a manifest that the writer's own process made of the original object."""
+"""Compare a conversion with the manifest that the writer's process made of the original."""
 
 from __future__ import annotations
 

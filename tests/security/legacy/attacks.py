@@ -236,7 +236,8 @@ CALLS: list[tuple[str, str, tuple[Any, ...], str]] = [
     ("torch.utils.bottleneck.__main__", "run_autograd_prof", ("1", {}), "picklescan GHSA"),
     ("torch.utils.data.datapipes.utils.decoder", "basichandlers", ("pkl", b""), "GHSA"),
     ("torch._dynamo.guards", "GuardBuilder.get", ("1",), "picklescan GHSA: eval"),
-    ("torch.fx.experimental.symbolic_shapes", "ShapeEnv.evaluate_guards_expression", ("1",), "GHSA"),
+    ("torch.fx.experimental.symbolic_shapes", "ShapeEnv.evaluate_guards_expression", ("1",),
+     "picklescan GHSA: eval"),
     ("torch.jit.unsupported_tensor_ops", "execWrapper", ("1", {}, {}), "picklescan GHSA: exec"),
     ("torch._inductor.codecache", "compile_file", ("x", "y", "z"), "picklescan list"),
     ("torch.distributed.rpc", "rpc_sync", (), "network"),
@@ -371,13 +372,14 @@ def _allowed_abused() -> list[Attack]:
         ("rebuild of an enum", rebuild + modality + b"}\x86R", UNSAFE),
         ("rebuild of a function", rebuild + rebuild + b"}\x86R", UNSAFE),
         ("rebuild of a text", rebuild + text("os.system") + b"}\x86R", UNSAFE),
-        ("rebuild with dunder fields", rebuild + item + b"}" + text("__class__") + b"Ns\x86R", UNSAFE),
+        ("rebuild with dunder fields",
+         rebuild + item + b"}" + text("__class__") + b"Ns\x86R", UNSAFE),
         ("_reconstructor of object", reconstructor + stack_global("builtins", "object") * 2
          + b"N\x87R", UNSAFE),
         ("_reconstructor with another base", reconstructor + item + stack_global("builtins", "dict")
          + b"}\x87R", UNSAFE),
-        ("_reconstructor of a function", reconstructor + rebuild + stack_global("builtins", "object")
-         + b"N\x87R", UNSAFE),
+        ("_reconstructor of a function",
+         reconstructor + rebuild + stack_global("builtins", "object") + b"N\x87R", UNSAFE),
         ("_rebuild_from_type_v2 of another function",
          from_type + b"(" + rebuild + stack_global("torch", "Tensor") + b")}tR", UNSAFE),
         ("_rebuild_from_type_v2 of itself",
@@ -599,7 +601,8 @@ def _tensors() -> list[Attack]:
         ("a storage count that lies", torch_tensor(storage_stream(count=5)), DECODE, ()),
         ("a negative storage count", torch_tensor(storage_stream(count=-1)), DECODE, ()),
         ("a storage that is too short", torch_tensor(storage_stream(data=b"abc")), TRUNCATED, ()),
-        ("a storage of 2**60 elements", torch_tensor(storage_stream(2**60, data=b"")), TRUNCATED, ()),
+        ("a storage of 2**60 elements",
+         torch_tensor(storage_stream(2**60, data=b"")), TRUNCATED, ()),
         ("a storage of -4 elements", torch_tensor(storage_stream(-4, data=b"")), DECODE, ()),
         ("a key without a storage", torch_tensor(storage_stream(keys=("1",))), DECODE, ()),
         ("a key twice", torch_tensor(storage_stream(keys=("0", "0"))), DECODE, ()),
@@ -614,12 +617,16 @@ def _tensors() -> list[Attack]:
         ("more tensors than allowed", b"\x80\x04](" + _bare(torch_tensor(good)) * 5 + b"e.",
          LIMIT, (("tensors", 4),)),
         ("numpy shape past its bytes", b"\x80\x04" + _array_of(
-            stack_global("numpy", "dtype") + text("f8") + b"\x85R", b"C\x04abcd") + b".", DECODE, ()),
+            stack_global("numpy", "dtype") + text("f8") + b"\x85R", b"C\x04abcd") + b".",
+         DECODE, ()),
         ("numpy dtype with fields", b"\x80\x04" + _array_of(
             stack_global("numpy", "dtype") + text("V4") + b"\x85R(K\x03" + text("|") + b"N"
             + value(("a",)) + b"}K\x04K\x01K\x00tb", b"C\x04abcd") + b".", DECODE, ()),
     ]  # fmt: skip
-    return [Attack(name, "a tensor that lies", *rest) for name, *rest in cases]  # type: ignore[arg-type]
+    return [
+        Attack(name, "a tensor that lies", data, error, limits)
+        for name, data, error, limits in cases
+    ]
 
 
 def _nested(depth: int) -> bytes:
@@ -665,7 +672,8 @@ def _zips() -> list[Attack]:
     local_gone = bytearray(good)
     local_gone[directory + 42 : directory + 46] = struct.pack("<I", len(good) - 60)
     cases: list[tuple[str, bytes, type[mm.MMFormatError]]] = [
-        ("os.system in data.pkl", torch_zip(b"\x80\x02" + global_("os", "system") + b")R."), UNSAFE),
+        ("os.system in data.pkl",
+         torch_zip(b"\x80\x02" + global_("os", "system") + b")R."), UNSAFE),
         ("a compressed member (zip bomb)", torch_zip(zip_root(), compress=True), DECODE),
         ("an encrypted flag (picklescan GHSA)", bytes(flags), DECODE),
         ("sizes past the file", bytes(size_lies), TRUNCATED),
@@ -676,11 +684,14 @@ def _zips() -> list[Attack]:
         ("a storage that is too short", torch_zip(zip_root(), data=bytes(15)), DECODE),
         ("a storage that is too long", torch_zip(zip_root(), data=bytes(17)), DECODE),
         ("a storage key that leaves the folder", torch_zip(zip_root(key="../../x")), DECODE),
-        ("a big-endian file", _plain_zip({"archive/data.pkl": zip_root(), "archive/data/0": bytes(16),
+        ("a big-endian file", _plain_zip({"archive/data.pkl": zip_root(),
+                                          "archive/data/0": bytes(16),
                                           "archive/byteorder": b"big"}), DECODE),
         ("no storage", _plain_zip({"archive/data.pkl": zip_root()}), DECODE),
     ]  # fmt: skip
-    return [Attack(f"zip: {name}", "a torch.save file", *rest) for name, *rest in cases]  # type: ignore[arg-type]
+    return [
+        Attack(f"zip: {name}", "a torch.save file", data, error) for name, data, error in cases
+    ]
 
 
 def _plain_zip(members: dict[str, bytes]) -> bytes:

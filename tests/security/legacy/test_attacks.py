@@ -93,7 +93,7 @@ print(json.dumps({{"ends": ends, "events": sorted(set(seen)), "same": before == 
 
 
 def test_nothing_is_executed_imported_or_opened() -> None:
-    """An audit hook hears every open, import, exec, socket, process and ctypes call: none occurs."""
+    """An audit hook hears every open, import, exec, socket, process and ctypes call: none."""
     ran = subprocess.run(
         [sys.executable, "-W", "error", "-c", WATCH.format(root=str(ROOT))],
         capture_output=True,
@@ -104,7 +104,8 @@ def test_nothing_is_executed_imported_or_opened() -> None:
     )
     assert ran.returncode == 0, ran.stderr
     answer = json.loads(ran.stdout)
-    assert answer["events"] == []
+    # id() is audited too, and the walk over a tree asks for it; nothing else is heard.
+    assert set(answer["events"]) <= {"builtins.id"}
     assert answer["same"]
     assert answer["ends"] == [attack.error.__name__ for attack in ATTACKS]
     assert not Path(CANARY).exists()
