@@ -25,7 +25,7 @@ from mmformat.transport.shm.layout import (
     STATE_WORD,
 )
 from mmformat.transport.shm.ledger import Extent, Ledger
-from mmformat.transport.shm.metrics import ArenaMetrics
+from mmformat.transport.shm.metrics import Metrics, metrics_of
 from mmformat.transport.shm.segment import SHM_DIRECTORY, Segment
 from mmformat.transport.shm.slot import Slot
 from mmformat.transport.shm.stats import ArenaStats
@@ -89,7 +89,7 @@ class ShmArena:
     (5, True)
     """
 
-    def __init__(self, opened: Segment, mapping: mmap.mmap, metrics: ArenaMetrics) -> None:
+    def __init__(self, opened: Segment, mapping: mmap.mmap, metrics: Metrics | None) -> None:
         layout = opened.layout
         self.name = opened.name
         self.readers = layout.readers
@@ -114,6 +114,8 @@ class ShmArena:
         self._metrics = metrics
         self._finalizer = weakref.finalize(self, _forget, os.getpid(), opened)
         fork.watch(self)
+        if metrics is not None:
+            metrics.watch(self)
 
     @classmethod
     def create(
@@ -163,7 +165,7 @@ class ShmArena:
             nbytes=(nbytes, 2**62), readers=(readers, MAX_READERS), slots=(slots, MAX_SLOTS)
         )
         place = _directory_of(backing, directory)
-        metrics = ArenaMetrics.of(registry)
+        metrics = metrics_of(registry)
         if place is not None:
             for dead in sweep(place):
                 _LOG.warning("removed segment %s, whose processes are dead", dead)
@@ -194,7 +196,8 @@ class ShmArena:
                 hint="create a larger arena; `mmformat shm doctor` computes the size",
                 code="arena-too-small",
             )
-        deadline_s = time.monotonic() + timeout_s
+        started_s = time.monotonic()
+        deadline_s = started_s + timeout_s
         wait_s = _FIRST_WAIT_S
         while (slot := self._try_reserve(nbytes, first=wait_s == _FIRST_WAIT_S)) is None:
             left_s = deadline_s - time.monotonic()
@@ -202,6 +205,8 @@ class ShmArena:
                 raise self._full(nbytes, timeout_s)
             time.sleep(min(wait_s, left_s))
             wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
+        if self._metrics is not None and wait_s > _FIRST_WAIT_S:
+            self._metrics.wait_s.observe(time.monotonic() - started_s)
         return slot
 
     def find(self, identity: bytes) -> Handle | None:
@@ -220,11 +225,9 @@ class ShmArena:
                 self._collect()
             if extent is None or not self._grants.free:
                 self._misses += 1
-                self._metrics.missed()
                 return None
             self._hits += 1
             self._bytes_saved += extent.content_nbytes
-            self._metrics.hit(extent.content_nbytes)
             return self._grants.grant(self._grants.free.pop(), extent)
 
     def reap(self) -> int:
@@ -339,7 +342,6 @@ class ShmArena:
             if extent is None:
                 if first:
                     self._waits += 1
-                    self._metrics.waited()
                 return None
             step("reserve.allocated")
             return Slot(self, self._grants.free.pop(), extent=extent, mapping=self._mapping)
@@ -356,8 +358,6 @@ class ShmArena:
     def _reap(self) -> int:
         self._reaped_s = time.monotonic()
         reclaimed = self._grants.reap()
-        if reclaimed:
-            self._metrics.reclaimed(reclaimed)
         self._collect()
         return reclaimed
 
@@ -365,6 +365,10 @@ class ShmArena:
         while self._lost:
             self._abandon(*self._lost.popleft())
         self._grants.collect(most)
+
+    def _observe_put(self, started_s: float) -> None:
+        if self._metrics is not None:
+            self._metrics.put_s.observe(time.monotonic() - started_s)
 
     def _seal(self, record: int, extent: Extent, nbytes: int, identity: bytes) -> Handle:
         with self._mutex:

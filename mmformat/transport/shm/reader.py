@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 import weakref
 from collections import deque
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmformat.transport.shm.claims import Claims
 from mmformat.transport.shm.handle import Handle
 from mmformat.transport.shm.hold import Hold
 from mmformat.transport.shm.mapping import Mapping
+from mmformat.transport.shm.metrics import Metrics, metrics_of
 from mmformat.transport.shm.segment import SHM_DIRECTORY, Segment
 from mmformat.transport.shm.steps import step
 
@@ -40,10 +42,11 @@ class ShmReader:
     b'hello'
     """
 
-    def __init__(self, opened: Segment, reader: int) -> None:
+    def __init__(self, opened: Segment, reader: int, metrics: Metrics | None = None) -> None:
         self.name = opened.name
         self.reader = reader
         self._segment = opened
+        self._metrics = metrics
         self._claims = Claims(opened, reader)
         self._mappings: weakref.WeakSet[Mapping] = weakref.WeakSet()
         self._stuck: deque[Mapping] = deque()
@@ -56,8 +59,20 @@ class ShmReader:
         *,
         reader: int,
         directory: str | os.PathLike[str] = SHM_DIRECTORY,
+        registry: object | None = None,
     ) -> Self:
         """Open a segment as the rank with this number.
+
+        Parameters
+        ----------
+        name_or_handle : str or Handle
+            The segment, by the arena's name or by any handle of it.
+        reader : int
+            The rank, from 0.
+        directory : path
+            Where the segment lies.
+        registry : prometheus_client.CollectorRegistry, optional
+            Where to count how long gets take.
 
         Raises
         ------
@@ -80,10 +95,10 @@ class ShmReader:
         if handle is not None and handle.segment_id != opened.layout.segment_id:
             opened.close()
             raise StaleHandleError(f"expected a handle of the present {name}, got an old one")
-        return cls._enter(opened, reader)
+        return cls._enter(opened, reader, metrics_of(registry))
 
     @classmethod
-    def attach_fd(cls, fd: int, *, reader: int) -> Self:
+    def attach_fd(cls, fd: int, *, reader: int, registry: object | None = None) -> Self:
         """Open the segment behind a descriptor that was sent over a Unix socket; it is duplicated.
 
         Raises
@@ -91,10 +106,11 @@ class ShmReader:
         TransportError
             As :meth:`attach`.
         """
-        return cls._enter(segment.open_fd(os.dup(fd), name="mmf-memfd"), reader)
+        opened = segment.open_fd(os.dup(fd), name="mmf-memfd")
+        return cls._enter(opened, reader, metrics_of(registry))
 
     @classmethod
-    def _enter(cls, opened: Segment, reader: int) -> Self:
+    def _enter(cls, opened: Segment, reader: int, metrics: Metrics | None) -> Self:
         try:
             step("attach.opened")
             if not 0 <= reader < opened.layout.readers:
@@ -115,7 +131,7 @@ class ShmReader:
                     hint="attach to the segment of the producer that took over",
                     code="producer-gone",
                 )
-            self = cls(opened, reader)
+            self = cls(opened, reader, metrics)
         except BaseException:
             opened.close()
             raise
@@ -143,6 +159,7 @@ class ShmReader:
         **Copies**: none; a page is copied when it is first written to. **Lifetime**: the pages stay
         until the last tensor or view over the result is collected, then the slot is released.
         """
+        started_s = time.monotonic()
         self._retry_stuck()
         self._claims.claim(handle)
         try:
@@ -159,6 +176,8 @@ class ShmReader:
         step("map.mapped")
         if not self._claims.is_current(handle):
             raise StaleHandleError(f"expected slot {handle.slot} to stay as it was, got it reused")
+        if self._metrics is not None:
+            self._metrics.get_s.observe(time.monotonic() - started_s)
         return mapping
 
     def map_data(self) -> tuple[mmap.mmap, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import weakref
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -33,13 +34,14 @@ class Slot:
     also after the seal; whoever writes through it then breaks the promise to the readers.
     """
 
-    __slots__ = ("__weakref__", "_arena", "_done", "_extent", "_record", "_view")
+    __slots__ = ("__weakref__", "_arena", "_done", "_extent", "_record", "_started_s", "_view")
 
     def __init__(self, arena: ShmArena, record: int, *, extent: Extent, mapping: mmap.mmap) -> None:
         self._arena = arena
         self._record = record
         self._extent = extent
         self._done = False
+        self._started_s = time.monotonic()
         # An array of our own per slot: every view, slice or tensor made from the memoryview keeps
         # it alive, so a weak reference says whether anybody still looks at these bytes.
         owner = np.frombuffer(mapping, np.uint8, count=extent.nbytes, offset=extent.offset)
@@ -100,7 +102,9 @@ class Slot:
                 f"expected at most {DIGEST_NBYTES} bytes, got {len(identity)}", code="identity"
             )
         self._finish()
-        return self._arena._seal(self._record, self._extent, size, identity)
+        handle = self._arena._seal(self._record, self._extent, size, identity)
+        self._arena._observe_put(self._started_s)
+        return handle
 
     def abandon(self) -> None:
         """Give the range back unsealed; a second call, or one after the seal, does nothing."""

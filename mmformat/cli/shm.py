@@ -1,0 +1,136 @@
+"""List, remove and size the arenas of this user."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from mmformat.cli.options import Subparsers, add_command, add_common, build
+from mmformat.cli.output import megabytes
+from mmformat.transport.shm.doctor import diagnose
+from mmformat.transport.shm.segment import SHM_DIRECTORY
+from mmformat.transport.shm.sweep import SegmentInfo, list_segments, sweep
+
+if TYPE_CHECKING:
+    from mmformat.cli.options import Parser
+    from mmformat.cli.output import Output
+
+__all__ = ["register"]
+
+_EPILOG: Final = """\
+examples:
+  mmformat shm list                                        every arena, and who lives
+  mmformat shm gc                                          remove those whose processes are dead
+  mmformat shm doctor --tp 4 --image-mb 25.8 --requests 32
+                                                           is /dev/shm large enough?
+
+exit status: of doctor 0 enough, 1 not enough; else 0
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the front desk."""
+    parser = add_command(
+        subparsers,
+        "shm",
+        run=_list,
+        caption="list, remove and size shared memory",
+        epilog=_EPILOG,
+    )
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _verb(verbs, "list", _list, "show every arena of this user, and who lives")
+    _verb(verbs, "gc", _gc, "remove the arenas that no living process holds")
+    doctor = _verb(verbs, "doctor", _doctor, "say what size is needed, and what there is")
+    doctor.add_argument(
+        "--tp", type=int, default=4, metavar="N", help="ranks that read (default 4)"
+    )
+    doctor.add_argument(
+        "--image-mb",
+        type=float,
+        default=25.8,
+        metavar="M",
+        help="megabytes of one request's tensors (default 25.8, one 1024x1024 Qwen2-VL image)",
+    )
+    doctor.add_argument(
+        "--requests",
+        type=int,
+        default=32,
+        metavar="R",
+        help="requests between put and the last release at once (default 32)",
+    )
+
+
+def _verb(verbs: Subparsers, name: str, run: object, caption: str) -> Parser:
+    parser = build(verbs.add_parser, name=name, help=caption, description=caption)
+    add_common(parser, nested=True)
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=SHM_DIRECTORY,
+        metavar="DIR",
+        help=f"where the arenas are (default {SHM_DIRECTORY})",
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _list(arguments: argparse.Namespace, output: Output) -> int:
+    found = list_segments(arguments.directory)
+    if output.wants_json:
+        output.json([{**dataclasses.asdict(info), "dead": info.dead} for info in found])
+    elif not found:
+        output.note(f"no arena of yours in {arguments.directory}")
+    else:
+        output.table(
+            ("name", "size", "age", "producer", "readers", "state"),
+            [_row(info) for info in found],
+            right=("size", "age", "readers"),
+        )
+    return 0
+
+
+def _row(info: SegmentInfo) -> tuple[str, ...]:
+    age = "" if info.created_ns is None else f"{time.time() - info.created_ns / 1e9:,.0f} s"
+    pid = "" if info.producer_pid is None else f"pid {info.producer_pid}"
+    readers = "" if info.readers is None else f"{info.readers_alive} of {info.readers}"
+    state = "alive" if info.producer_alive else "held by readers" if not info.dead else "dead"
+    return info.name, megabytes(info.nbytes), age, pid, readers, state
+
+
+def _gc(arguments: argparse.Namespace, output: Output) -> int:
+    removed = sweep(arguments.directory)
+    if output.wants_json:
+        output.json({"removed": removed})
+        return 0
+    for name in removed:
+        output.text(name)
+    output.note(f"removed {len(removed)}")
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace, output: Output) -> int:
+    found = diagnose(
+        tp=arguments.tp,
+        requests=arguments.requests,
+        request_nbytes=int(arguments.image_mb * 1e6),
+        directory=arguments.directory,
+    )
+    if output.wants_json:
+        output.json({**dataclasses.asdict(found), "is_enough": found.is_enough})
+    else:
+        limit = found.memory_limit_nbytes
+        rows = [
+            ("needed", megabytes(found.segment_nbytes)),
+            (f"free in {found.directory}", megabytes(found.free_nbytes)),
+            (f"size of {found.directory}", megabytes(found.directory_nbytes)),
+            ("held by dead arenas", megabytes(found.dead_nbytes)),
+            ("memory limit", "none" if limit is None else megabytes(limit)),
+        ]
+        output.table(("what", "bytes"), rows, right=("bytes",))
+        output.text(f"mm.Arena.create(nbytes={found.arena_nbytes}, readers={arguments.tp})")
+        for line in found.advice:
+            output.note(f"hint: {line}")
+    return 0 if found.is_enough else 1

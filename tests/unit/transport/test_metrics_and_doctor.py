@@ -1,0 +1,154 @@
+"""What an arena tells: prometheus, the log, the doctor and `mmformat shm`."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import prometheus_client
+import pytest
+
+from mmformat.cli.front import main
+from mmformat.errors import TransportError
+from mmformat.transport.shm import ShmArena, ShmReader
+from mmformat.transport.shm import doctor as doctor_module
+from mmformat.transport.shm.doctor import diagnose, needed_nbytes
+from mmformat.transport.shm.layout import PAGE
+
+
+@pytest.fixture
+def registry() -> Iterator[prometheus_client.CollectorRegistry]:
+    yield prometheus_client.CollectorRegistry()
+
+
+def _work(arena: ShmArena, registry: object = None) -> None:
+    with ShmReader.attach(arena.name, reader=0, registry=registry) as rank:
+        assert arena.find(b"a") is None
+        with arena.reserve(PAGE) as slot:
+            first = slot.seal(identity=b"a")
+        second = arena.find(b"a")
+        assert second is not None
+        for handle in (first, second):
+            del handle
+        bytes(rank.map(first))
+        bytes(rank.map(second))
+
+
+def test_prometheus_sees_what_the_arena_did(
+    registry: prometheus_client.CollectorRegistry,
+) -> None:
+    with ShmArena.create(nbytes=8 * PAGE, readers=1, registry=registry) as arena:
+        _work(arena, registry)
+        label = {"arena": arena.name}
+        sample = registry.get_sample_value
+        assert sample("mmformat_arena_nbytes", label) == 8 * PAGE
+        assert sample("mmformat_arena_free_nbytes", label) == 7 * PAGE
+        assert sample("mmformat_arena_cached_nbytes", label) == PAGE
+        assert sample("mmformat_arena_slots_granted", label) == 0
+        assert sample("mmformat_arena_hits_total", label) == 1
+        assert sample("mmformat_arena_misses_total", label) == 1
+        assert sample("mmformat_arena_bytes_saved_total", label) == PAGE
+        assert sample("mmformat_arena_reclaimed_total", label) == 0
+        assert sample("mmformat_arena_put_seconds_count") == 1
+        assert sample("mmformat_arena_get_seconds_count") == 2
+        assert sample("mmformat_arena_wait_seconds_count") == 0
+
+
+def test_arenas_of_one_registry_share_the_families(
+    registry: prometheus_client.CollectorRegistry,
+) -> None:
+    with (
+        ShmArena.create(nbytes=PAGE, readers=1, registry=registry) as first,
+        ShmArena.create(nbytes=PAGE, readers=1, registry=registry) as second,
+    ):
+        text = prometheus_client.generate_latest(registry).decode()
+        assert text.count("# TYPE mmformat_arena_nbytes gauge") == 1
+        for arena in (first, second):
+            assert f'mmformat_arena_nbytes{{arena="{arena.name}"}}' in text
+    assert "mmf-" not in prometheus_client.generate_latest(registry).decode()
+
+
+def test_nobody_who_injects_nothing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "prometheus_client", None)
+    with ShmArena.create(nbytes=8 * PAGE, readers=1) as arena:
+        _work(arena)
+
+
+def test_one_line_is_logged_for_each_reclaimed_slot(caplog: pytest.LogCaptureFixture) -> None:
+    with ShmArena.create(nbytes=8 * PAGE, readers=1) as arena:
+        rank = ShmReader.attach(arena.name, reader=0)
+        handles = [arena.reserve(100).seal() for _ in range(2)]
+        rank.release(handles[0])
+        third = arena.reserve(200).seal()
+        rank._claims.disown()  # as SIGKILL would: the lock goes, nothing is written
+        with caplog.at_level(logging.WARNING, "mmformat.arena"):
+            assert arena.reap() == 2
+        assert [record.getMessage() for record in caplog.records] == [
+            f"arena {arena.name}: reclaimed slot {handle.slot} generation {handle.generation} "
+            f"({handle.nbytes} bytes): reader 0 died"
+            for handle in (handles[1], third)
+        ]
+
+
+def test_the_doctor_counts_pages_headroom_and_tables(tmp_path: Path) -> None:
+    assert needed_nbytes(requests=4, request_nbytes=1) == 5 * PAGE
+    found = diagnose(tp=4, requests=4, request_nbytes=1, directory=tmp_path)
+    assert found.is_enough
+    with ShmArena.create(
+        nbytes=found.arena_nbytes, readers=4, backing="file", directory=tmp_path
+    ) as arena:
+        assert (tmp_path / arena.name).stat().st_size == found.segment_nbytes
+
+
+def test_the_doctor_says_what_to_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = diagnose(tp=4, requests=10**6, request_nbytes=10**9)
+    assert not found.is_enough
+    assert "--shm-size" in found.advice[0]
+    limit = tmp_path / "memory.max"
+    limit.write_text("1000000\n")
+    monkeypatch.setattr(doctor_module, "_CGROUP_LIMITS", (limit,))
+    found = diagnose(tp=1, requests=1, request_nbytes=2_000_000)
+    assert found.memory_limit_nbytes == 1_000_000
+    assert "memory limit" in found.advice[-1]
+    limit.write_text("max\n")
+    assert diagnose(tp=1, requests=1, request_nbytes=1).memory_limit_nbytes is None
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 1), (65, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_the_doctor_refuses_numbers_that_cannot_be(numbers: tuple[int, int, int]) -> None:
+    with pytest.raises(TransportError):
+        diagnose(tp=numbers[0], requests=numbers[1], request_nbytes=numbers[2])
+
+
+def test_the_command_lists_the_living_and_removes_the_dead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--directory", str(tmp_path), "--json"]
+    with ShmArena.create(nbytes=PAGE, readers=2, backing="file", directory=tmp_path) as arena:
+        (tmp_path / "mmf-0-1-1-dead").write_bytes(bytes(100))
+        assert main(["shm", "list", *where]) == 0
+        listed = {info["name"]: info for info in json.loads(capsys.readouterr().out)}
+        assert listed[arena.name]["producer_alive"]
+        assert not listed[arena.name]["dead"]
+        assert listed["mmf-0-1-1-dead"]["dead"]
+        assert main(["shm", "list", *where[:2]]) == 0
+        table = capsys.readouterr().out
+        assert "alive" in table
+        assert "dead" in table
+        assert main(["shm", "gc", *where]) == 0
+        assert json.loads(capsys.readouterr().out) == {"removed": ["mmf-0-1-1-dead"]}
+        assert [path.name for path in tmp_path.iterdir()] == [arena.name]
+
+
+def test_the_command_answers_no_with_its_exit_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--directory", str(tmp_path)]
+    assert main(["shm", "doctor", "--requests", "1", "--image-mb", "0.1", *where]) == 0
+    assert "mm.Arena.create(nbytes=" in capsys.readouterr().out
+    assert main(["shm", "doctor", "--image-mb", "1e9", "--json", *where]) == 1
+    assert json.loads(capsys.readouterr().out)["advice"]
+    assert main(["shm", "list", "--directory", str(tmp_path / "none")]) == 3
+    assert "error: expected a directory" in capsys.readouterr().err
