@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mmformat.errors import ModelError
 
-__all__ = ["Kind", "Vector", "corpus_path", "vectors"]
+__all__ = ["Kind", "Vector", "corpus_path", "golden_vectors"]
 
 Kind = Literal["valid", "invalid", "future"]
 
@@ -78,7 +78,7 @@ def corpus_path() -> Path:
     raise ModelError("expected the golden vectors, found no manifest.json", code="corpus")
 
 
-def vectors(kind: Kind | None = None, *, root: Path | None = None) -> list[Vector]:
+def golden_vectors(kind: Kind | None = None, *, root: Path | None = None) -> list[Vector]:
     """Return the golden vectors, or those of one kind.
 
     Raises
@@ -88,7 +88,7 @@ def vectors(kind: Kind | None = None, *, root: Path | None = None) -> list[Vecto
 
     Examples
     --------
-    >>> [vector.kind for vector in vectors("future")][:2]
+    >>> [vector.kind for vector in golden_vectors("future")][:2]
     ['future', 'future']
     """
     return list(_read(corpus_path() if root is None else root, kind))

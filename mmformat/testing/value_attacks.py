@@ -158,7 +158,8 @@ def _attributes() -> Iterator[Attack]:
     def holding(text: str) -> Row:
         return item(0, attributes='{"model_specific_data":{"a":' + text + "}}")
 
-    yield _attack("attributes-null", "attributes", item(0, attributes=None), about="null")
+    null = item(0, attributes=None)
+    yield _attack("attributes-null", "attributes", null, about="null", clauses=("R-6",))
     texts = {
         "empty": "",
         "list": "[]",
