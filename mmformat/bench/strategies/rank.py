@@ -1,0 +1,192 @@
+"""A rank: one thread that answers its heartbeat, takes requests with its group, and reads them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import zmq
+
+import mmformat as mm
+from mmformat.bench.strategies.traffic import materialized
+from mmformat.bench.strategies.ways import Way
+from mmformat.bench.strategies.wire import Packer, Unpacker, as_torch, tensors_of
+from mmformat.measure import clock_ns
+
+__all__ = ["RankSettings", "run_rank"]
+
+IDLE_S: Final = 0.001
+NOTHING, REQUEST, STOP = range(3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankSettings:
+    """Say where a rank meets the others."""
+
+    rank: int
+    ranks: int
+    way: Way
+    folder: str
+    arena: str | None
+
+    def address(self, name: str) -> str:
+        """Return a socket's address in the run's private folder."""
+        return f"ipc://{self.folder}/{name}"
+
+
+def run_rank(settings: RankSettings) -> None:
+    """Serve until told to stop."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{settings.folder}/group",
+        rank=settings.rank,
+        world_size=settings.ranks,
+        timeout=timedelta(seconds=300),
+    )
+    reader = None
+    if settings.arena is not None:
+        reader = mm.Arena.attach(settings.arena, reader=settings.rank)
+    loop = _Loop(settings, reader)
+    try:
+        loop.run()
+    finally:
+        loop.close()
+        if reader is not None:
+            reader.close()
+        dist.destroy_process_group()
+
+
+class _Loop:
+    """The scheduler's loop: whatever takes long in it keeps the heartbeat waiting."""
+
+    def __init__(self, settings: RankSettings, reader: mm.ArenaReader | None) -> None:
+        self.settings = settings
+        self.way = settings.way
+        self.context = zmq.Context()
+        self.heartbeat = self.context.socket(zmq.ROUTER)
+        self.heartbeat.bind(settings.address(f"heartbeat-{settings.rank}"))
+        self.answers = self.context.socket(zmq.PUSH)
+        self.answers.connect(settings.address("answers"))
+        self.requests: Any = None
+        if settings.rank == 0:
+            self.requests = self.context.socket(zmq.PULL)
+            self.requests.bind(settings.address("requests"))
+        self.packer = Packer(self.way, None)
+        self.unpacker = Unpacker(self.way, reader)
+        self.pending: list[tuple[Any, torch.Tensor, dict[str, Any]]] = []
+        self.materializations = 0
+        self.broadcast_nbytes = 0
+        self.answers.send_json({"rank": settings.rank, "event": "ready"})
+
+    def close(self) -> None:
+        self.context.destroy(linger=1000)
+
+    def run(self) -> None:
+        while True:
+            while self.heartbeat.poll(0):
+                self.heartbeat.send_multipart(self.heartbeat.recv_multipart())
+            operation, header, body = self._take()
+            if operation == STOP:
+                self._finish_overlapped(wait=True)
+                return
+            self._finish_overlapped(wait=False)
+            if operation == REQUEST:
+                self._serve(header, body)
+
+    def _take(self) -> tuple[int, dict[str, Any], Any]:
+        """Return what rank 0 got, at every rank: as engines do, in step, at every turn."""
+        operation, header, body = NOTHING, b"", b""
+        if self.settings.rank == 0:
+            if self.requests.poll(0):
+                header, body = self.requests.recv_multipart()
+                operation = STOP if header == b"stop" else REQUEST
+                if operation == REQUEST and self.way.materialize == "rank 0":
+                    body = self._materialize_for_all(body)
+            elif not self.pending:
+                time.sleep(IDLE_S)
+        control = torch.tensor([operation, len(header), len(body)], dtype=torch.int64)
+        dist.broadcast(control, 0)
+        operation, header_nbytes, body_nbytes = control.tolist()
+        if operation != REQUEST:
+            return operation, {}, None
+        head = self._broadcast(header, header_nbytes)
+        values = json.loads(head.numpy().tobytes())
+        if self.way.overlap:
+            buffer = _tensor_of(body, body_nbytes)
+            self.pending.append((dist.broadcast(buffer, 0, async_op=True), buffer, values))
+            self._count(body_nbytes)
+            return NOTHING, {}, None
+        return operation, values, self._broadcast(body, body_nbytes).numpy().data
+
+    def _broadcast(self, data: bytes, nbytes: int) -> torch.Tensor:
+        buffer = _tensor_of(data, nbytes)
+        dist.broadcast(buffer, 0)
+        self._count(nbytes)
+        return buffer
+
+    def _count(self, nbytes: int) -> None:
+        if self.settings.rank == 0:
+            self.broadcast_nbytes += nbytes * (self.settings.ranks - 1)
+
+    def _materialize_for_all(self, body: bytes) -> bytes:
+        self.materializations += 1
+        return self.packer.pack(0, materialized(pickle.loads(body)))
+
+    def _finish_overlapped(self, *, wait: bool) -> None:
+        while self.pending:
+            work, buffer, values = self.pending[0]
+            if not wait and not work.is_completed():
+                return
+            work.wait()
+            self.pending.pop(0)
+            self._serve(values, buffer.numpy().data)
+
+    def _serve(self, header: dict[str, Any], body: Any) -> None:
+        if self.way.materialize == "every rank":
+            self.materializations += 1
+            inputs = as_torch(materialized(pickle.loads(body)))
+        else:
+            inputs = self.unpacker.unpack(body)
+        for tensor in tensors_of(inputs):
+            _touch(tensor)
+        answer = {
+            "rank": self.settings.rank,
+            "number": header["number"],
+            "ready_ns": clock_ns(),
+            "materializations": self.materializations,
+            "broadcast_nbytes": self.broadcast_nbytes,
+        }
+        if header.get("digest"):
+            answer["digest"] = digest_of(inputs)
+        self.answers.send_json(answer)
+
+
+def digest_of(inputs: mm.MultimodalInputs) -> str:
+    """Return a digest of every feature's values, dictionaries expanded."""
+    digest = hashlib.sha256()
+    for item in inputs.items:
+        feature: Any = item.feature
+        if isinstance(feature, mm.DictionaryTensor):
+            feature = feature.expand()
+        digest.update(np.ascontiguousarray(feature).data)
+    return digest.hexdigest()
+
+
+def _tensor_of(data: bytes, nbytes: int) -> torch.Tensor:
+    if data:
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return torch.empty(nbytes, dtype=torch.uint8)
+
+
+def _touch(tensor: torch.Tensor) -> int:
+    # One byte of every page: what a copy to the device would have to find there.
+    return int(tensor.reshape(-1).view(torch.uint8)[::4096].sum())

@@ -1,0 +1,93 @@
+"""Requests as they reach a server: photographs as base64 JPEG, of the sizes that engines see."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from functools import partial
+from importlib import resources
+from typing import Any, Final, Literal
+
+from PIL import Image
+
+import mmformat as mm
+from mmformat.media import materialize
+from mmformat.media.image import QwenVLImageProcessor
+from mmformat.media.image.processed import Encoding
+
+__all__ = ["PAYLOADS", "Payload", "feature_nbytes", "materialized", "requests_of"]
+
+Payload = Literal["image", "video", "mixed"]
+PAYLOADS: Final[tuple[Payload, ...]] = ("image", "video", "mixed")
+
+IMAGE_SIDE: Final = 1036
+"""74 patches of 14 pixels along each edge: 25.8 MB of float32, (5476, 1176)."""
+
+VIDEO_FRAMES: Final = 8
+"""Stills of a clip: 206 MB of float32."""
+
+_PROCESSOR: Final = QwenVLImageProcessor(max_pixels=2**24)
+_MIXED_SIDES: Final = (280, 560, 1036)
+
+
+def requests_of(payload: Payload, count: int) -> list[list[str]]:
+    """Return ``count`` requests, each a list of base64 JPEG texts; no two images are the same."""
+    photos = _photos()
+    requests = []
+    for number in range(count):
+        sides: Sequence[int] = {
+            "image": (IMAGE_SIDE,),
+            "video": (IMAGE_SIDE,) * VIDEO_FRAMES,
+            "mixed": _MIXED_SIDES[: 1 + number % len(_MIXED_SIDES)],
+        }[payload]
+        images = []
+        for position, side in enumerate(sides):
+            serial = number * VIDEO_FRAMES + position
+            images.append(_variant(photos[serial % len(photos)], side, serial))
+        requests.append(images)
+    return requests
+
+
+def _photos() -> list[Image.Image]:
+    folder = resources.files("mmformat.bench") / "photos"
+    names = sorted(
+        entry.name for entry in folder.iterdir() if entry.name.endswith((".jpg", ".png"))
+    )
+    return [Image.open(io.BytesIO((folder / name).read_bytes())).convert("RGB") for name in names]
+
+
+def _variant(photo: Image.Image, side: int, serial: int) -> str:
+    # Another crop for every serial number, so that no content repeats.
+    inset = 1 + serial % 16
+    box = (inset, inset, photo.width - inset, photo.height - serial % 7 - 1)
+    file = io.BytesIO()
+    photo.resize((side, side), Image.Resampling.BICUBIC, box=box).save(file, "JPEG", quality=90)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def feature_nbytes(inputs: mm.MultimodalInputs) -> int:
+    """Return the bytes of all features as they are stored."""
+    features: list[Any] = [item.feature for item in inputs.items]
+    return sum([int(feature.nbytes) for feature in features])
+
+
+def _inputs_of(images: Sequence[str]) -> mm.MultimodalInputs:
+    return mm.MultimodalInputs(
+        items=[
+            mm.MultimodalDataItem(
+                modality=mm.Modality.IMAGE, feature=mm.Source(text, kind="base64")
+            )
+            for text in images
+        ],
+        request_data={"im_token_id": 151655},
+    )
+
+
+def materialized(images: Sequence[str], *, dictionary: bool = False) -> mm.MultimodalInputs:
+    """Decode, resize and normalize a request's images, as every way does it.
+
+    Only what is written differs: floats, or the codes and tables that they come from.
+    """
+    encoding: Encoding = "dictionary" if dictionary else "plain"
+    return materialize(_inputs_of(images), partial(_PROCESSOR, encoding=encoding))

@@ -1,0 +1,138 @@
+"""The nine ways, and what was once estimated of four of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+__all__ = ["ESTIMATES", "WAYS", "Estimate", "Way"]
+
+Place = Literal["every rank", "rank 0", "tokenizer", "pool"]
+Carrier = Literal["pickle", "segment", "arena"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """Say where a request's media become tensors, and how these reach the ranks.
+
+    Parameters
+    ----------
+    name, title : str
+        For the command line, and for a table.
+    materialize : {"every rank", "rank 0", "tokenizer", "pool"}
+        Who decodes: each rank for itself; rank 0, before it broadcasts; the tokenizer in its own
+        loop; the tokenizer's pool.
+    carrier : {"pickle", "segment", "arena"}
+        Pickle protocol 5 in-band; a segment per tensor and pickled stubs; a handle of the arena.
+    overlap : bool
+        Whether rank 0 broadcasts asynchronously and goes on to the next request.
+    dictionary : bool
+        Whether uint8 codes and tables travel in place of floats.
+    compression : str, optional
+        A codec for tensors over 10 MiB.
+    repeated : bool
+        Whether the requests' content is already there from an earlier one.
+    """
+
+    name: str
+    title: str
+    materialize: Place
+    carrier: Carrier
+    overlap: bool = False
+    dictionary: bool = False
+    compression: str | None = None
+    repeated: bool = False
+
+
+WAYS: Final[tuple[Way, ...]] = (
+    Way(
+        name="original",
+        title="original: lazy objects to all, every rank materializes",
+        materialize="every rank",
+        carrier="pickle",
+    ),
+    Way(
+        name="commit",
+        title="commit: rank 0 materializes, pickles, broadcasts",
+        materialize="rank 0",
+        carrier="pickle",
+    ),
+    Way(
+        name="plan-a",
+        title="plan A: the tokenizer materializes in line, pickle",
+        materialize="tokenizer",
+        carrier="pickle",
+    ),
+    Way(
+        name="plan-a-pool",
+        title="plan A, phase 2: the tokenizer's pool materializes, pickle",
+        materialize="pool",
+        carrier="pickle",
+    ),
+    Way(
+        name="plan-b",
+        title="plan B: as the commit, broadcast asynchronously",
+        materialize="rank 0",
+        carrier="pickle",
+        overlap=True,
+    ),
+    Way(
+        name="plan-c",
+        title="plan C: the tokenizer materializes, a segment per tensor",
+        materialize="tokenizer",
+        carrier="segment",
+    ),
+    Way(
+        name="mmformat",
+        title="mmformat: pool, arena, plain",
+        materialize="pool",
+        carrier="arena",
+    ),
+    Way(
+        name="mmformat-dictionary",
+        title="mmformat: pool, arena, dictionary encoding",
+        materialize="pool",
+        carrier="arena",
+        dictionary=True,
+    ),
+    Way(
+        name="mmformat-lz4",
+        title="mmformat: pool, arena, LZ4 over 10 MiB",
+        materialize="pool",
+        carrier="arena",
+        compression="lz4",
+    ),
+    Way(
+        name="mmformat-cached",
+        title="mmformat: content already in the arena",
+        materialize="pool",
+        carrier="arena",
+        repeated=True,
+    ),
+)
+"""In the order of the table."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Hold what the original analysis expected at TP=4 with 10 requests, never measured."""
+
+    cpu_ms: float
+    latency_ms: float
+    requests_per_s: float
+    cpu_use: str
+    scheduler_blocked: str
+
+
+ESTIMATES: Final[dict[str, Estimate]] = {
+    "original": Estimate(
+        cpu_ms=2000, latency_ms=500, requests_per_s=2.0, cpu_use="99 %", scheduler_blocked="no"
+    ),
+    "commit": Estimate(
+        cpu_ms=500, latency_ms=750, requests_per_s=1.3, cpu_use="99.9 %", scheduler_blocked="yes"
+    ),
+    "plan-a": Estimate(
+        cpu_ms=500, latency_ms=650, requests_per_s=1.7, cpu_use="<70 %", scheduler_blocked="no"
+    ),
+}
+"""By way; the analysis had no numbers for the others."""
