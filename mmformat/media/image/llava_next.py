@@ -135,7 +135,7 @@ def best_resolution(
     Raises
     ------
     MaterializeError
-        When the image is so thin that none keeps a pixel.
+        When there is no resolution to choose from.
 
     References
     ----------
@@ -156,8 +156,7 @@ def best_resolution(
             best, most, least = (to_height, to_width), kept, wasted
     if best is None:
         raise MaterializeError(
-            f"expected an image that fits one of {list(resolutions)}, got {height} x {width}",
-            path="$.image_grid_pinpoints",
+            "expected a resolution to choose from, got none", path="$.image_grid_pinpoints"
         )
     return best
 

@@ -68,6 +68,7 @@ def _pillow_to_rgb(image: Image.Image, convert: bool) -> Image.Image:
         )
     if 0 in image.size:
         raise MaterializeError(f"expected an image with pixels, got {image.height} x {image.width}")
+    image.load()  # a file that ends too early says so here
     if not convert:
         # transformers goes on with np.array(image), which has a meaning for bytes alone.
         if image.mode not in ("L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "LA"):
