@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["IMAGE_FORMATS", "load_image"]
 
-IMAGE_FORMATS: Final = (
-    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM",
-)  # fmt: skip
+IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """The formats that are opened. Pillow knows more, and one of them (EPS) starts another program."""
 
 

@@ -74,11 +74,11 @@ def materialize(
     ((2, 2, 3), True, False)
     """
     items = [
-        _materialized(item, processor, fetcher, f"$.items[{index}]")
+        materialize_item(item, processor, fetcher=fetcher, path=f"$.items[{index}]")
         for index, item in enumerate(inputs.items)
     ]
     return MultimodalInputs(
-        items=items, request_data=_loaded(inputs.request_data, "$.request_data")
+        items=items, request_data=load_values(inputs.request_data, "$.request_data")
     )
 
 
@@ -111,10 +111,11 @@ async def materialize_async(
     return await asyncio.to_thread(materialize, fetched, processor, fetcher=fetcher)
 
 
-def _materialized(
-    item: MultimodalDataItem, processor: Any, fetcher: Fetcher | None, path: str
+def materialize_item(
+    item: MultimodalDataItem, processor: Any, *, fetcher: Fetcher | None, path: str
 ) -> MultimodalDataItem:
-    if item.frozen and item.hash is not None and not _has_pending(item.feature):
+    """Materialize one item; errors name it by ``path``. The rest is as for :func:`materialize`."""
+    if item.frozen and item.hash is not None and not has_pending(item.feature):
         return item
     outcomes: list[Outcome] = []
     updates: dict[str, Any] = {}
@@ -137,15 +138,15 @@ def _materialized(
         )
 
     updates["feature"] = resolve(item.feature, f"{path}.feature")
-    updates["precomputed_embeddings"] = _loaded(
+    updates["precomputed_embeddings"] = load_values(
         item.precomputed_embeddings, f"{path}.precomputed_embeddings"
     )
-    data = _loaded(item.model_specific_data, f"{path}.model_specific_data")
+    data = load_values(item.model_specific_data, f"{path}.model_specific_data")
     updates["model_specific_data"] = {**data, **merged(outcomes)}
     for outcome in outcomes:
         updates.update(outcome.fields)
     made = replace(item, **updates)
-    with _Wrapped(path):
+    with Wrapped(path):
         if made.identity is None:
             made.identity = identity_of(made)
         if made.hash is None:
@@ -170,7 +171,7 @@ def _processed(
             hint="mmformat.materialize(inputs, processor=...)",
             code="no-processor",
         )
-    with _Wrapped(path):
+    with Wrapped(path):
         medium = _medium_of(source, item.modality, fetcher=fetcher, path=path)
         try:
             made = processor(medium, item) if _takes_item(processor) else processor(medium)
@@ -211,12 +212,14 @@ def _takes_item(processor: Any) -> bool:
     return False
 
 
-def _loaded(value: Any, path: str) -> Any:
-    # What has no modality of its own: lazy objects are loaded, and a source has no meaning.
+def load_values(value: Any, path: str) -> Any:
+    """Load the lazy objects in what has no modality of its own; a source has no meaning there."""
     if isinstance(value, dict):
-        return {key: _loaded(each, f"{path}.{key}") for key, each in value.items()}
+        return {key: load_values(each, f"{path}.{key}") for key, each in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_loaded(each, f"{path}[{index}]") for index, each in enumerate(value))
+        return type(value)(
+            load_values(each, f"{path}[{index}]") for index, each in enumerate(value)
+        )
     for _ in range(MAX_LAZY_STEPS):
         if isinstance(value, Source):
             raise MaterializeError(
@@ -228,13 +231,14 @@ def _loaded(value: Any, path: str) -> Any:
     raise MaterializeError(f"expected a value after {MAX_LAZY_STEPS} lazy steps", path=path)
 
 
-def _has_pending(value: Any) -> bool:
+def has_pending(value: Any) -> bool:
+    """Say whether a feature holds anything that is no tensor."""
     if isinstance(value, (list, tuple)):
-        return any(_has_pending(each) for each in value)
+        return any(has_pending(each) for each in value)
     return not (value is None or is_tensor(value) or isinstance(value, DictionaryTensor))
 
 
-class _Wrapped:
+class Wrapped:
     """Let only our own errors out, each with the path of the medium."""
 
     def __init__(self, path: str) -> None:
@@ -276,7 +280,7 @@ async def _fetched_inputs(inputs: MultimodalInputs, fetcher: Fetcher | None) -> 
     )
     items = [
         replace(item, feature=_with_bytes(item.feature, found))
-        if _has_pending(item.feature)
+        if has_pending(item.feature)
         else item
         for item in inputs.items
     ]
@@ -297,7 +301,7 @@ def _collect_urls(
 
 
 async def _fetch(source: Source, fetcher: Fetcher | None, path: str) -> Source:
-    with _Wrapped(path):
+    with Wrapped(path):
         chosen: Any = source.fetcher or fetcher
         data = await chosen(source.data)
         return Source(

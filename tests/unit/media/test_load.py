@@ -15,6 +15,7 @@ from transformers.image_utils import load_image as transformers_load_image
 
 from mmformat import LimitError, MaterializeError, Source
 from mmformat.media import load_image
+from mmformat.media.load import IMAGE_FORMATS
 
 PHOTO = "coffee-600x400.jpg"
 
@@ -196,6 +197,17 @@ def test_arrays_that_are_no_pixels_are_refused(array: np.ndarray) -> None:
 def test_arrays_have_the_mode_of_their_channels(shape: tuple[int, ...], mode: str) -> None:
     image = load_image(Source(np.zeros(shape, np.uint8)))
     assert (image.mode, image.size) == (mode, (5, 4))
+
+
+@pytest.mark.parametrize("form", [*IMAGE_FORMATS, "MPO"])
+def test_each_format_is_opened(form: str, expected: np.ndarray) -> None:
+    file = io.BytesIO()
+    image = Image.fromarray(expected[:40, :60])
+    image.convert("P" if form == "GIF" else "RGB").save(file, form)
+    opened = load_image(Source(file.getvalue()))
+    with Image.open(io.BytesIO(file.getvalue())) as same:
+        np.testing.assert_array_equal(_pixels(opened), _pixels(same))
+    assert opened.size == (60, 40)
 
 
 def test_formats_that_start_programs_are_not_opened() -> None:
