@@ -13,6 +13,7 @@ from mmformat.errors import StaleHandleError, TransportError
 from mmformat.transport.shm import liveness
 from mmformat.transport.shm.handle import Handle
 from mmformat.transport.shm.layout import PAGE, ROW_WORDS
+from mmformat.transport.shm.ordering import fence
 from mmformat.transport.shm.segment import Segment
 from mmformat.transport.shm.steps import step
 
@@ -203,7 +204,8 @@ class Claims:
             self._live[key] = left
         elif self.state != "forked":
             # The unmap came first: on aarch64 its TLB invalidation ends in DSB ISH, which waits for
-            # every load through the old mapping, on every core.
+            # every load through the old mapping, on every core. A hold has no unmap, so: a fence.
+            fence()
             step("release.unmapped")
             slot, generation = key
             row = self._row

@@ -9,24 +9,22 @@ import threading
 import time
 import weakref
 from collections import deque
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from mmformat.errors import ArenaFullError, TransportError
 from mmformat.transport.shm import fork
+from mmformat.transport.shm.backing import Backing, check_counts, directory_of
 from mmformat.transport.shm.create import create as create_segment
 from mmformat.transport.shm.grants import Grants
 from mmformat.transport.shm.handle import Handle
 from mmformat.transport.shm.layout import (
     CLOSED,
-    MAX_READERS,
-    MAX_SLOTS,
     STATE_WORD,
 )
 from mmformat.transport.shm.ledger import Extent, Ledger
 from mmformat.transport.shm.metrics import Metrics, metrics_of
-from mmformat.transport.shm.segment import SHM_DIRECTORY, Segment
+from mmformat.transport.shm.segment import Segment
 from mmformat.transport.shm.slot import Slot
 from mmformat.transport.shm.stats import ArenaStats
 from mmformat.transport.shm.steps import step
@@ -35,36 +33,13 @@ from mmformat.transport.shm.sweep import sweep
 if TYPE_CHECKING:
     import mmap
 
-__all__ = ["Backing", "ShmArena"]
-
-Backing = Literal["shm", "file", "memfd"]
+__all__ = ["ShmArena"]
 
 _LOG: Final = logging.getLogger("mmformat.arena")
 _REAP_INTERVAL_S: Final = 0.2
 _COLLECTED_PER_CALL: Final = 16
 _FIRST_WAIT_S: Final = 0.00005
 _LONGEST_WAIT_S: Final = 0.002
-
-
-def _check_counts(**counts: tuple[int, int]) -> None:
-    for name, (value, most) in counts.items():
-        if not 1 <= value <= most:
-            raise TransportError(
-                f"expected {name} of 1 to {most:,}, got {value:,}", code="arena-argument"
-            )
-
-
-def _directory_of(backing: str, directory: str | os.PathLike[str] | None) -> Path | None:
-    if backing == "memfd" and directory is None:
-        return None
-    if backing == "shm":
-        return SHM_DIRECTORY if directory is None else Path(directory)
-    if backing == "file" and directory is not None:
-        return Path(directory)
-    raise TransportError(
-        f"expected backing 'shm', 'memfd', or 'file' with a directory, got {backing!r}",
-        code="arena-argument",
-    )
 
 
 def _forget(pid: int, opened: Segment) -> None:
@@ -161,10 +136,8 @@ class ShmArena:
         Segments of this user whose processes are all dead are removed first.
         **Cost**: every page is touched once, about 0.4 s a GiB.
         """
-        _check_counts(
-            nbytes=(nbytes, 2**62), readers=(readers, MAX_READERS), slots=(slots, MAX_SLOTS)
-        )
-        place = _directory_of(backing, directory)
+        check_counts(nbytes=nbytes, readers=readers, slots=slots)
+        place = directory_of(backing, directory)
         metrics = metrics_of(registry)
         if place is not None:
             for dead in sweep(place):

@@ -1,0 +1,52 @@
+"""Where an arena's memory may come from, and how much of it may be asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from mmformat.errors import TransportError
+from mmformat.transport.shm.layout import MAX_READERS, MAX_SLOTS
+from mmformat.transport.shm.segment import SHM_DIRECTORY
+
+__all__ = ["Backing", "check_counts", "directory_of"]
+
+Backing: TypeAlias = Literal["shm", "file", "memfd"]
+"""A file of /dev/shm, a file of a directory, or memory without a name."""
+
+
+def check_counts(*, nbytes: int, readers: int, slots: int) -> None:
+    """Refuse an arena that no header could describe.
+
+    Raises
+    ------
+    TransportError
+        With code ``arena-argument``.
+    """
+    bounds = (("nbytes", nbytes, 2**62), ("readers", readers, MAX_READERS))
+    for name, value, most in (*bounds, ("slots", slots, MAX_SLOTS)):
+        if not 1 <= value <= most:
+            raise TransportError(
+                f"expected {name} of 1 to {most:,}, got {value:,}", code="arena-argument"
+            )
+
+
+def directory_of(backing: str, directory: str | os.PathLike[str] | None) -> Path | None:
+    """Return the directory of a backing; None for memory without a name.
+
+    Raises
+    ------
+    TransportError
+        With code ``arena-argument``.
+    """
+    if backing == "memfd" and directory is None:
+        return None
+    if backing == "shm":
+        return SHM_DIRECTORY if directory is None else Path(directory)
+    if backing == "file" and directory is not None:
+        return Path(directory)
+    raise TransportError(
+        f"expected backing 'shm', 'memfd', or 'file' with a directory, got {backing!r}",
+        code="arena-argument",
+    )
