@@ -31,6 +31,9 @@ MAX_INT_DIGITS: Final = 1234
 TORCH: Final = "$tensor"
 NUMPY: Final = "$ndarray"
 
+# Made once: json.dumps and json.loads make one at every call with options.
+_ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
+
 Collect = Callable[[str, Any], None]
 Restore = Callable[[str, bool], Any]
 
@@ -59,7 +62,7 @@ def split(values: dict[str, Any], collect: Collect, *, path: str) -> str:
         raise EncodeError(
             "expected values nested less deeply", path=path, code="attributes-depth"
         ) from error
-    return json.dumps(tree, separators=(",", ":"), allow_nan=False)
+    return _ENCODER.encode(tree)
 
 
 class _Splitter:
@@ -156,7 +159,7 @@ def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str,
     """
     limits.check("attributes_nbytes", len(text), path=path)
     try:
-        tree = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
+        tree = _DECODER.decode(text)
     except RecursionError as error:
         raise LimitError(
             f"expected attributes_depth of at most {limits.attributes_depth}", path=path
@@ -179,6 +182,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         # Readers differ in which of the two they keep.
         raise ValueError("a key twice in one object")
     return made
+
+
+_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
 
 
 class _Joiner:
