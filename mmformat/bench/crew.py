@@ -68,6 +68,10 @@ class Crew:
         theirs.close()
         self._members.append((process, ours))
 
+    def pipe(self) -> tuple[Connection, Connection]:
+        """Return the two ends of a pipe, one to keep and one to hand to :meth:`start`."""
+        return self._context.Pipe()
+
     def check(self) -> None:
         """Raise when a member has ended before its time.
 

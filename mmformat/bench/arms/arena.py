@@ -26,8 +26,8 @@ class ArenaArm(Arm):
         self._number: int | None = None
 
     def open(self, *, nbytes: int, readers: int) -> None:
-        """Create the arena, with room for three requests."""
-        self._arena = Arena.create(nbytes=3 * nbytes + 2**22, readers=readers)
+        """Create the arena, with room for two requests."""
+        self._arena = Arena.create(nbytes=2 * nbytes + 2**22, readers=readers)
 
     def encode(self, inputs: MultimodalInputs) -> Frames:
         """Put the inputs and return the handle."""
@@ -65,6 +65,7 @@ class ArenaAgainArm(ArenaArm):
     name = "mmformat-arena-again"
     title = "mmformat, arena, content already there"
     note = "found by the items' identity, which materialization set; nothing is copied"
+    wants_same = True
 
     def encode(self, inputs: MultimodalInputs) -> Frames:
         """Put once under an identity; afterwards the content is found."""

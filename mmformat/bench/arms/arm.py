@@ -30,6 +30,8 @@ class Arm:
         Whether the readers of :meth:`encode`'s frames see one memory.
     wants_dictionary : bool
         Whether it is given codes and tables in place of plain tensors.
+    wants_same : bool
+        Whether every round is to carry the same bytes, because that is what is measured.
     carries : bool
         Whether the bytes arrive at all; a control may only pretend.
     module : str, optional
@@ -42,6 +44,7 @@ class Arm:
     zmq_copies: ClassVar[bool] = False
     shares_memory: ClassVar[bool] = False
     wants_dictionary: ClassVar[bool] = False
+    wants_same: ClassVar[bool] = False
     carries: ClassVar[bool] = True
     module: ClassVar[str | None] = None
 

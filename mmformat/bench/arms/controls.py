@@ -43,7 +43,7 @@ class MemcpyArm(Arm):
 
     def open(self, *, nbytes: int, readers: int) -> None:
         """Create and touch the memory."""
-        self._path = _SHM / f"mmfbench_{os.getpid()}_{secrets.token_hex(4)}"
+        self._path = _SHM / f"bench-mmformat-{os.getpid()}-{secrets.token_hex(4)}"
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             size = nbytes + 2**20

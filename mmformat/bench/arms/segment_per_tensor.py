@@ -31,9 +31,11 @@ class _Pointer:
     @classmethod
     def of(cls, tensor: torch.Tensor) -> _Pointer:
         """Create a segment and copy the tensor into it."""
-        # Not their default name: a run that is killed must be seen to have left it.
+        # A name that no sweep of arenas takes for one of theirs.
         segment = shared_memory.SharedMemory(
-            name=f"mmfbench_{os.getpid()}_{secrets.token_hex(4)}", create=True, size=tensor.nbytes
+            name=f"bench-mmformat-{os.getpid()}-{secrets.token_hex(4)}",
+            create=True,
+            size=tensor.nbytes,
         )
         os.posix_fallocate(segment._fd, 0, tensor.nbytes)  # type: ignore[attr-defined]
         target = torch.frombuffer(segment.buf, dtype=torch.uint8)

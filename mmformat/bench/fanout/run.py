@@ -1,0 +1,131 @@
+"""Run the fan-out: every arm with processes of its own, all of them in turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from mmformat.bench.arms import make_arm
+from mmformat.bench.codec import PAGE_NBYTES, rounds_for
+from mmformat.bench.crew import Crew
+from mmformat.bench.fanout.group import Group
+from mmformat.bench.payloads import payload
+from mmformat.bench.results import Cell, Result, available
+from mmformat.measure import turns
+
+__all__ = ["FANOUT_ARMS", "FANOUT_PAYLOADS", "QUICK_ARMS", "run_fanout"]
+
+Follow = Callable[[str, float], None]
+"""Told what is being done, and how much of it, 0 to 1, is."""
+
+FANOUT_ARMS: Final = (
+    "mmformat-arena", "mmformat-arena-again", "mmformat-arena-dictionary", "mmformat-arena-codes",
+    "mmformat", "pickle4", "pickle5", "pickle5-oob", "torch-save", "safetensors", "msgspec-oob",
+    "segment-per-tensor", "memcpy", "touch", "vllm", "sglang",
+)  # fmt: skip
+
+QUICK_ARMS: Final = ("mmformat-arena", "pickle5", "msgspec-oob", "segment-per-tensor", "memcpy")
+
+FANOUT_PAYLOADS: Final = ("image-small", "image", "photo", "images-8", "video")
+
+_WARMUP_ROUNDS: Final = 2
+_STARTUP_TIMEOUT_S: Final = 600.0
+
+
+def run_fanout(
+    *,
+    payloads: Sequence[str] = FANOUT_PAYLOADS,
+    arms: Sequence[str] = FANOUT_ARMS,
+    readers: int = 4,
+    rounds: int | None = None,
+    quick: bool = False,
+    follow: Follow | None = None,
+) -> Result:
+    """Measure how long it takes until every reader has the tensors.
+
+    Parameters
+    ----------
+    payloads, arms : sequence of str
+        Their names.
+    readers : int, default 4
+        Reader processes for each arm.
+    rounds : int, optional
+        How often the arms take turns; 15, or 7 for large payloads, when omitted.
+    quick : bool
+        Three rounds, to see that it works.
+    follow : callable, optional
+        Told what is being done.
+
+    Returns
+    -------
+    Result
+        From the producer's call on: ``encode_ns``, ``sent_ns``, and until the last reader has
+        ``received_ns``, ``returned_ns`` from decoding, ``touched_ns`` every page; and
+        ``pss_nbytes``, what producer and readers hold more than before, shared pages counted once.
+
+    Raises
+    ------
+    ModelError
+        For a name that is none.
+    TransportError
+        When a process dies or does not answer.
+    """
+    tell = follow or (lambda text, done: None)
+    present, missing = available(list(arms))
+    result = Result(
+        scenario="fanout",
+        settings={
+            "quick": quick,
+            "rounds": rounds,
+            "readers": readers,
+            "page_nbytes": PAGE_NBYTES,
+            "warmup_rounds": _WARMUP_ROUNDS,
+        },
+        missing=missing,
+    )
+    with_dictionary = any(payload(name).dictionary is not None for name in payloads)
+    present = [arm for arm in present if with_dictionary or not make_arm(arm).wants_dictionary]
+    with Crew() as crew:
+        groups = {
+            arm: Group(crew, arm, readers=readers, timeout_s=_STARTUP_TIMEOUT_S) for arm in present
+        }
+        for number, group in enumerate(groups.values()):
+            tell(f"starting {len(groups) * (readers + 1)} processes", 0.1 * number / len(groups))
+            group.wait_ready()
+        for number, name in enumerate(payloads):
+            share = 0.1 + 0.9 * number / len(payloads)
+            result.cells += _carry(
+                name,
+                groups,
+                rounds=rounds_for(payload(name), rounds=rounds, quick=quick).rounds,
+                tell=tell,
+                done=(share, 0.9 / len(payloads)),
+            )
+        for group in groups.values():
+            group.end()
+    return result
+
+
+def _carry(
+    name: str,
+    groups: dict[str, Group],
+    *,
+    rounds: int,
+    tell: Follow,
+    done: tuple[float, float],
+) -> list[Cell]:
+    chosen = payload(name)
+    usable = {
+        arm: group
+        for arm, group in groups.items()
+        if chosen.dictionary is not None or not make_arm(arm).wants_dictionary
+    }
+    cells = {arm: Cell(payload=name, arm=arm) for arm in usable}
+    for group in usable.values():
+        group.load(name)
+    for turn in turns(list(usable), rounds=rounds, warmup=_WARMUP_ROUNDS):
+        tell(f"{chosen.title}: {turn.name}", done[0] + done[1] * max(0, turn.number) / rounds)
+        usable[turn.name].round(turn.number, cells[turn.name], is_recorded=turn.is_recorded)
+    for group in usable.values():
+        group.unload()
+    return list(cells.values())
