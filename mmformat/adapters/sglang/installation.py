@@ -1,0 +1,120 @@
+"""Put the adapter into a running engine's objects, and take it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from mmformat._extras import require
+from mmformat.adapters.readers import Readers
+from mmformat.adapters.sglang import inline_pickle, shm_pointers
+from mmformat.adapters.sglang.announce import Announcer
+from mmformat.errors import ModelError
+from mmformat.share import Arena
+
+__all__ = ["Installed", "install"]
+
+
+class Installed:
+    """Undo what :func:`install` did, by :meth:`remove` or as a context manager."""
+
+    def __init__(self, undo: Callable[[], None]) -> None:
+        self._undo: Callable[[], None] | None = undo
+
+    def remove(self) -> None:
+        """Leave the engine as it was found; a second call does nothing."""
+        undo, self._undo = self._undo, None
+        if undo is not None:
+            undo()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+
+def install(
+    target: Any, *, arena: Arena | None = None, reader: int | None = None, timeout_s: float = 0.0
+) -> Installed:
+    """Let a handle of under 256 bytes cross the engine in place of a request's media.
+
+    Parameters
+    ----------
+    target : TokenizerManager, Scheduler or SchedulerRequestReceiver
+        Of SGLang 0.5.5 or 0.5.23. It must be installed in the tokenizer's process and in each
+        scheduler's.
+    arena : Arena, optional
+        In the tokenizer's process: where the media go; one reader for each tensor-parallel rank.
+    reader : int, optional
+        In a scheduler's process: its reader's number; the tensor-parallel rank when omitted.
+    timeout_s : float
+        How long the tokenizer may wait for room before a request goes the engine's own way.
+
+    Returns
+    -------
+    Installed
+        Takes the adapter out again.
+
+    Raises
+    ------
+    ModelError
+        When the target is none of these, or its ranks are not the ranks of one host that all read
+        every request (``dp_size`` or ``nnodes`` over 1).
+
+    Notes
+    -----
+    What does not fit (no room, tensors on a device, another transport's proxies) goes the
+    engine's own way, request by request. A rank gets hash and pad values with the media and
+    hashes nothing.
+
+    References
+    ----------
+    docs/engines.md, "SGLang".
+    """
+    _check_ranks(target)
+    newer = _is_newer()
+    if hasattr(target, "send_to_scheduler"):
+        if arena is None:
+            raise ModelError("expected an arena for a tokenizer manager, got none")
+        announcer = Announcer(arena, timeout_s=timeout_s)
+        way = shm_pointers.announce if newer else inline_pickle.announce
+        return Installed(way(target, announcer))
+    if not hasattr(target, "model_config"):
+        raise ModelError(f"expected a TokenizerManager or a Scheduler, got {type(target).__name__}")
+    readers = Readers(_rank_of(target) if reader is None else reader)
+    undo = (shm_pointers.open_handles if newer else inline_pickle.open_handles)(target, readers)
+
+    def remove() -> None:
+        undo()
+        readers.close()
+
+    return Installed(remove)
+
+
+def _is_newer() -> bool:
+    return hasattr(require("sglang.srt.managers.mm_utils", extra="sglang"), "wrap_shm_features")
+
+
+def _rank_of(scheduler: Any) -> int:
+    rank = getattr(scheduler, "tp_rank", None)
+    if rank is None:
+        rank = require("sglang.srt.runtime_context", extra="sglang").get_parallel().tp_rank
+    return int(rank)
+
+
+def _check_ranks(target: Any) -> None:
+    arguments = getattr(target, "server_args", None)
+    for name in ("dp_size", "nnodes"):
+        count = getattr(arguments, name, 1) or 1
+        if count != 1:
+            raise ModelError(
+                f"expected {name} of 1, got {count}",
+                hint="every rank of one host must read every request; leave the adapter off",
+            )
