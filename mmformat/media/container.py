@@ -68,7 +68,7 @@ def open_container(
     av = require("av", extra="media")
     with open_source(source, fetcher=fetcher, path=path) as file:
         demuxer = _demuxer_of(file, source, path)
-        with ffmpeg_errors(f"a {demuxer} file", path):
+        with ffmpeg_errors(f"a whole file of {demuxer}", path):
             container = av.open(file, mode="r", format=demuxer, metadata_errors="replace")
         try:
             if container.duration is not None:
@@ -96,8 +96,10 @@ def ffmpeg_errors(what: str, path: str) -> Iterator[None]:
     except (MMFormatError, GeneratorExit):
         raise
     except Exception as error:
+        # FFmpeg's own words; the rest of its text is a file number that means nothing here.
+        reason = getattr(error, "strerror", None) or str(error)
         raise MaterializeError(
-            f"expected {what}, got {type(error).__name__}: {error}", path=path
+            f"expected {what}, got {type(error).__name__}: {reason}", path=path
         ) from error
 
 

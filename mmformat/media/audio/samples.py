@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from mmformat._extras import require
-from mmformat.errors import MaterializeError
+from mmformat.errors import LimitError, MaterializeError
 from mmformat.media.audio.resampling import resample
 from mmformat.media.container import check_duration, ffmpeg_errors, open_container
 from mmformat.media.fetch import Fetcher
 from mmformat.model.source import Source
 
 __all__ = ["Audio", "load_audio"]
+
+MAX_VALUES: Final = 2**29
+"""Samples of all channels: 2 GiB of float32, an hour of stereo at 48 kHz and more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,6 +116,11 @@ def load_audio(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
                     block = planes.to_ndarray()
                     count += block.shape[1]
                     check_duration(count / rate, source, path)
+                    if count * len(block) > MAX_VALUES:
+                        raise LimitError(
+                            f"expected at most {MAX_VALUES:,} samples of all channels, got more",
+                            path=path,
+                        )
                     blocks.append(block)
             samples = np.concatenate(blocks, axis=1) if blocks else np.empty((0, 0), np.float32)
     if not samples.size:
