@@ -21,9 +21,10 @@ from mmformat.legacy.nodes import Tensor
 from mmformat.legacy.reading import Reading, read
 from mmformat.legacy.seccomp import confine
 
-__all__ = ["run"]
+__all__ = ["NO_MEMORY", "run"]
 
 _IDLE_S: Final = 300.0
+NO_MEMORY: Final = 12
 # One value of each kind, so that every codec and every branch is loaded before the door closes.
 _WARM: Final = (
     b"(dp0\nVa\np1\nI1\nsS'b'\np2\nL1L\nsVc\nF1.5\ns.",
@@ -54,6 +55,11 @@ def run(descriptor: int) -> None:
             return
         try:
             _serve(channel, json.loads(request), descriptors)
+        except (EOFError, OSError):
+            return
+        except MemoryError:
+            # Not as a traceback: printing one opens the source, and that ends the process.
+            os._exit(NO_MEMORY)
         finally:
             for number in descriptors:
                 os.close(number)

@@ -46,6 +46,7 @@ def read(source: memoryview, limits: PickleLimits, buffers: Sequence[memoryview]
     deadline_s = time.monotonic() + limits.time_s
     machine = Machine(source, limits=limits, deadline_s=deadline_s, buffers=buffers)
     reading = Reading()
+    failed = None
     try:
         if torch_zip.is_zip(source):
             reading.container = "torch-zip"
@@ -57,7 +58,11 @@ def read(source: memoryview, limits: PickleLimits, buffers: Sequence[memoryview]
             _pickles(machine, reading, limits)
         reading.found = measure(reading.roots, limits, nbytes)
     except (MemoryError, RecursionError) as error:
-        raise LimitError(f"expected to fit into memory, got {type(error).__name__}") from None
+        # Raised below: an error within this one would hold the frames that hold the memory.
+        failed = type(error).__name__
+    if failed is not None:
+        reading.roots.clear()
+        raise LimitError(f"expected to fit into memory, got {failed}", path="$")
     reading.protocol = machine.protocol
     reading.names = sorted(machine.seen)
     return reading

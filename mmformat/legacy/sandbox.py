@@ -28,6 +28,7 @@ from mmformat.errors import DecodeError, IntegrityError, LimitError, MMFormatErr
 from mmformat.legacy import exchange
 from mmformat.legacy.bounds import measure
 from mmformat.legacy.channel import receive, send
+from mmformat.legacy.child import NO_MEMORY
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.nodes import Tensor
 from mmformat.legacy.reading import Reading
@@ -315,12 +316,15 @@ def _raised(answer: Any) -> MMFormatError:
     return made
 
 
-def _ended(child: _Child) -> DecodeError:
+def _ended(child: _Child) -> MMFormatError:
     deadline_s = time.monotonic() + _GRACE_S
     while child.process.poll() is None and time.monotonic() < deadline_s:
         time.sleep(0.01)
+    status = child.process.poll()
+    if status == NO_MEMORY:
+        return _raised({"memory": "MemoryError"})
     return DecodeError(
-        f"expected the sandbox to answer, got its end with status {child.process.poll()}",
+        f"expected the sandbox to answer, got its end with status {status}",
         hint="the file asked for what the sandbox does not give, or shrank while it was read",
         code="sandbox",
     )

@@ -44,7 +44,12 @@ _IMAGE_FIELDS: Final = (
 
 def is_request_dict(value: Any) -> bool:
     """Say whether a dict has SGLang's dict form."""
-    return isinstance(value, dict) and isinstance(value.get("mm_items"), list | tuple)
+    if not isinstance(value, dict):
+        return False
+    # 0.4.0 to 0.4.4 sent ImageInputs' fields; no processor's output has a list of image hashes.
+    return isinstance(value.get("mm_items"), list | tuple) or (
+        "pixel_values" in value and "image_hashes" in value
+    )
 
 
 class SGLang:

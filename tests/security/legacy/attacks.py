@@ -689,9 +689,7 @@ def _zips() -> list[Attack]:
                                           "archive/byteorder": b"big"}), DECODE),
         ("no storage", _plain_zip({"archive/data.pkl": zip_root()}), DECODE),
     ]  # fmt: skip
-    return [
-        Attack(f"zip: {name}", "a torch.save file", data, error) for name, data, error in cases
-    ]
+    return [Attack(f"zip: {name}", "a torch.save file", data, error) for name, data, error in cases]
 
 
 def _plain_zip(members: dict[str, bytes]) -> bytes:
