@@ -17,7 +17,7 @@ from mmformat.bench.results import Cell, Result, available
 from mmformat.measure import clock_ns, minor_faults, turns, without_collection
 from mmformat.model import DictionaryTensor, MultimodalInputs
 
-__all__ = ["CODEC_ARMS", "CODEC_PAYLOADS", "rounds_for", "run_codec", "touch"]
+__all__ = ["CODEC_ARMS", "CODEC_PAYLOADS", "Follow", "rounds_for", "run_codec", "touch"]
 
 Follow = Callable[[str, float], None]
 """Told what is being done, and how much of it, 0 to 1, is."""

@@ -79,7 +79,7 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return everything, raw samples included."""
-        arms = sorted({cell.arm for cell in self.cells}, key=list(ARMS).index)
+        arms = list(dict.fromkeys(cell.arm for cell in self.cells))
         payloads = sorted({cell.payload for cell in self.cells}, key=list(PAYLOADS).index)
         return {
             "mmformat_bench": VERSION,
@@ -134,5 +134,7 @@ def available(names: list[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _arm(name: str) -> dict[str, str]:
+    if name not in ARMS:
+        return {"name": name, "title": name, "note": ""}
     arm = type(make_arm(name))
     return {"name": name, "title": arm.title, "note": arm.note}

@@ -38,6 +38,7 @@ def register(subparsers: Subparsers) -> None:
         title="scenarios", metavar="SCENARIO", required=True
     )
     _add(scenarios, "codec", _run_codec, "encode and decode in one process")
+    _add(scenarios, "put", _run_put, "put into the arena beside one memcpy of the same bytes")
     fanout = _add(scenarios, "fanout", _run_fanout, "one producer, N reader processes")
     fanout.add_argument(
         "--readers", type=_positive, default=4, metavar="N", help="reader processes (default: 4)"
@@ -114,6 +115,25 @@ def _run_codec(arguments: argparse.Namespace, output: Output) -> int:
     return _finish(result, arguments.json, output, dict(zip(columns, titles, strict=True)))
 
 
+def _run_put(arguments: argparse.Namespace, output: Output) -> int:
+    _requirements()
+    from mmformat.bench.put import PUT_ARMS, PUT_PAYLOADS, run_put
+
+    payloads = _known(arguments.payload, PUT_PAYLOADS, "a payload")
+    if arguments.quick and not arguments.payload:
+        payloads = ("image-small", "image")
+    with output.progress("bench put") as follow:
+        result = run_put(
+            payloads=payloads,
+            arms=_known(arguments.arm, PUT_ARMS, "an arm"),
+            rounds=arguments.rounds,
+            quick=arguments.quick,
+            follow=follow,
+        )
+    columns = {"put_ns": "put ms", "rate_bytes/ns": "GB/s"}
+    return _finish(result, arguments.json, output, columns, spread="put_ns")
+
+
 def _run_fanout(arguments: argparse.Namespace, output: Output) -> int:
     _requirements()
     from mmformat.bench.fanout import FANOUT_ARMS, FANOUT_PAYLOADS, QUICK_ARMS, run_fanout
@@ -141,14 +161,21 @@ def _run_fanout(arguments: argparse.Namespace, output: Output) -> int:
     return _finish(result, arguments.json, output, columns)
 
 
-def _finish(result: Result, json: Any, output: Output, columns: dict[str, str]) -> int:
+def _finish(
+    result: Result,
+    json: Any,
+    output: Output,
+    columns: dict[str, str],
+    *,
+    spread: str = "touched_ns",
+) -> int:
     if json is True:
         output.json(result.to_json())
     else:
         if json:
             result.save(Path(json))
             output.note(f"wrote {json}")
-        _show(result, output, columns)
+        _show(result, output, columns, spread)
     for name, reason in result.missing.items():
         output.note(f"without {name}: {reason}")
     for cell in result.cells:
@@ -157,7 +184,7 @@ def _finish(result: Result, json: Any, output: Output, columns: dict[str, str]) 
     return 0 if result.is_correct else 1
 
 
-def _show(result: Result, output: Output, columns: dict[str, str]) -> None:
+def _show(result: Result, output: Output, columns: dict[str, str], spread: str) -> None:
     from mmformat.bench.payloads import PAYLOADS
 
     names = list(dict.fromkeys(cell.payload for cell in result.cells))
@@ -167,7 +194,7 @@ def _show(result: Result, output: Output, columns: dict[str, str]) -> None:
         for cell in result.cells:
             if cell.payload != name:
                 continue
-            last = cell.metrics["touched_ns"]
+            last = cell.metrics[spread]
             row: list[object] = [cell.arm]
             row += [_value(metric, cell.median(metric)) for metric in columns]
             row += [f"{last.iqr / 1e6:.3f}", last.n, megabytes(cell.wire_nbytes)]
@@ -176,6 +203,8 @@ def _show(result: Result, output: Output, columns: dict[str, str]) -> None:
 
 
 def _value(metric: str, value: float) -> str:
+    if metric.endswith("/ns"):
+        return f"{value:.2f}"
     return f"{value / 1e6:.3f}" if metric.endswith("_ns") else megabytes(value)
 
 

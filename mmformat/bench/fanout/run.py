@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from mmformat.bench.arms import make_arm
-from mmformat.bench.codec import PAGE_NBYTES, rounds_for
+from mmformat.bench.codec import PAGE_NBYTES, Follow, rounds_for
 from mmformat.bench.crew import Crew
 from mmformat.bench.fanout.group import Group
 from mmformat.bench.payloads import payload
@@ -14,9 +14,6 @@ from mmformat.bench.results import Cell, Result, available
 from mmformat.measure import turns
 
 __all__ = ["FANOUT_ARMS", "FANOUT_PAYLOADS", "QUICK_ARMS", "run_fanout"]
-
-Follow = Callable[[str, float], None]
-"""Told what is being done, and how much of it, 0 to 1, is."""
 
 FANOUT_ARMS: Final = (
     "mmformat-arena", "mmformat-arena-again", "mmformat-arena-dictionary", "mmformat-arena-codes",

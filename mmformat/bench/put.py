@@ -1,0 +1,124 @@
+"""Put into the arena beside one memcpy of the same bytes into the same touched memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from mmformat.bench.codec import Follow, rounds_for
+from mmformat.bench.payloads import PAYLOADS, digests_of, payload, stamp, tensors_of
+from mmformat.bench.results import Cell, Result
+from mmformat.measure import Samples, clock_ns, minor_faults, turns, without_collection
+from mmformat.model import MultimodalInputs
+from mmformat.share import Arena, ArenaReader
+from mmformat.transport.shm import ShmArena
+
+__all__ = ["PUT_ARMS", "PUT_PAYLOADS", "run_put"]
+
+PUT_PAYLOADS: Final = ("image-small", "image", "images-8", "video")
+PUT_ARMS: Final = ("arena-put", "memcpy", "memcpy-slice")
+
+_WARMUP_ROUNDS: Final = 2
+
+
+def run_put(
+    *,
+    payloads: Sequence[str] = PUT_PAYLOADS,
+    arms: Sequence[str] = PUT_ARMS,
+    rounds: int | None = None,
+    quick: bool = False,
+    follow: Follow | None = None,
+) -> Result:
+    """Measure ``put_ns`` of ``Arena.put``, of numpy.copyto, and of a memoryview's assignment.
+
+    Each writes the same bytes into the same segment, whose pages were all touched at creation; a
+    slot that was released is the next to be used, so all of them write the same pages.
+
+    Parameters
+    ----------
+    payloads, arms : sequence of str
+        Their names.
+    rounds : int, optional
+        How often the arms take turns; 15, or 7 for large payloads, when omitted.
+    quick : bool
+        Three rounds, to see that it works.
+    follow : callable, optional
+        Told what is being done.
+    """
+    result = Result(
+        scenario="put",
+        settings={"quick": quick, "rounds": rounds, "warmup_rounds": _WARMUP_ROUNDS},
+    )
+    for number, name in enumerate(payloads):
+        if follow is not None:
+            follow(PAYLOADS[name].title, number / len(payloads))
+        plan = rounds_for(payload(name), rounds=rounds, quick=quick)
+        result.cells += _measured(name, arms, plan.rounds * plan.repeats)
+    return result
+
+
+def _measured(name: str, arms: Sequence[str], rounds: int) -> list[Cell]:
+    chosen = payload(name)
+    inputs = chosen.make(0)
+    transport = ShmArena.create(nbytes=chosen.nbytes + 2**22, readers=1)
+    with Arena(transport) as arena, Arena.attach(arena.name, reader=0) as reader:
+        cases: dict[str, Callable[[], int]] = {
+            "arena-put": lambda: _put(arena, reader, inputs),
+            "memcpy": lambda: _memcpy(transport, inputs, copyto=True),
+            "memcpy-slice": lambda: _memcpy(transport, inputs, copyto=False),
+        }
+        cells = {arm: Cell(payload=name, arm=arm) for arm in arms}
+        for turn in turns(list(cells), rounds=rounds, warmup=_WARMUP_ROUNDS):
+            stamp(inputs, turn.number)
+            faults = minor_faults()
+            duration_ns = cases[turn.name]()
+            faults = minor_faults() - faults
+            if turn.is_recorded:
+                cells[turn.name].add(put_ns=duration_ns, faults_count=faults)
+                rate = Samples("bytes/ns")
+                cells[turn.name].metrics.setdefault("rate_bytes/ns", rate).values.append(
+                    chosen.nbytes / duration_ns
+                )
+        is_carried = _is_carried(arena, reader, inputs)
+        for cell in cells.values():
+            cell.correct = is_carried
+            cell.wire_nbytes = chosen.nbytes
+    return list(cells.values())
+
+
+def _put(arena: Arena, reader: ArenaReader, inputs: MultimodalInputs) -> int:
+    with without_collection():
+        start_ns = clock_ns()
+        handle = arena.put(inputs)
+        duration_ns = clock_ns() - start_ns
+    reader.release(handle)
+    return duration_ns
+
+
+def _memcpy(transport: ShmArena, inputs: MultimodalInputs, *, copyto: bool) -> int:
+    tensors: list[Any] = list(tensors_of(inputs))
+    raws = [tensor.contiguous().view(torch.uint8).numpy().reshape(-1) for tensor in tensors]
+    with transport.reserve(sum(raw.size + 64 for raw in raws)) as slot:
+        view = slot.view
+        target = np.frombuffer(view, np.uint8)
+        position = 0
+        with without_collection():
+            start_ns = clock_ns()
+            for raw in raws:
+                if copyto:
+                    np.copyto(target[position : position + raw.size], raw)
+                else:
+                    view[position : position + raw.size] = raw.data
+                position += raw.size + -raw.size % 64
+            duration_ns = clock_ns() - start_ns
+        del target, view
+    return duration_ns
+
+
+def _is_carried(arena: Arena, reader: ArenaReader, inputs: MultimodalInputs) -> bool:
+    handle = arena.put(inputs)
+    found = digests_of(reader.get(handle))
+    return found == digests_of(inputs)
