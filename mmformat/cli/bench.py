@@ -214,7 +214,7 @@ def _run_report(arguments: argparse.Namespace, output: Output) -> int:
     text = write_report(
         [Path(name) for name in arguments.results],
         plots=Path(arguments.plots) if arguments.plots else None,
-        beside=Path(arguments.output).parent if arguments.output else Path(),
+        beside=Path(arguments.output).parent if arguments.output else None,
     )
     if arguments.output:
         Path(arguments.output).write_text(text, "utf-8")

@@ -1,0 +1,5 @@
+"""The report: tables from results, the losing cells first, and plots of every raw sample."""
+
+from mmformat.bench.report.write import write_report
+
+__all__ = ["write_report"]
