@@ -68,7 +68,7 @@ class Chaos:
         """Run to the end and return the figures."""
         started_s = time.monotonic()
         self._start_producer()
-        deaths = sorted(self.rng.sample(range(self.requests // 10, self.requests), 2))
+        deaths = sorted(self.rng.sample(range(self.requests // 10, self.requests - 20), 2))
         number = 0
         while number < self.requests:
             if deaths and number >= deaths[0]:
@@ -82,6 +82,7 @@ class Chaos:
                 number += 1
             self._listen(WINDOW - 1)
         self._listen(0)
+        self.producer.pipe.send(("die", "never", 1))
         self._measure_give_back()
         return self._finish(time.monotonic() - started_s)
 
