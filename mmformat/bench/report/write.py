@@ -38,7 +38,7 @@ after round; in the fan-out each has processes of its own.
   all readers together hold more than before, each shared page counted once; it contains the payload
   itself and, for ours, the whole arena.
 
-Run them at home: `mmformat bench codec`, `mmformat bench put` and `mmformat bench fanout`, each with
+Run them at home: `mmformat bench codec`, `mmformat bench put`, `mmformat bench fanout`, each with
 `--json FILE`; then `mmformat bench report FILE...`.
 """
 
