@@ -15,6 +15,7 @@ __all__ = ["Found", "measure"]
 _FREE_NBYTES: Final = 256 * 2**20
 _LEAVES: Final = (int, float, bool, type(None), complex, Name, Enum, Scalar, DTypeNode, Storage)
 
+_FLAT: Final = frozenset({int, float, bool, type(None)})
 _Size = tuple[int, int, int, int]
 """Values, bytes of text, bytes of tensors, depth."""
 
@@ -90,6 +91,8 @@ class _Walk:
         return made
 
     def _container(self, value: Any, level: int) -> _Size:
+        if isinstance(value, list | tuple) and _FLAT.issuperset(map(type, value)):
+            return 1 + len(value), 0, 0, 1
         values, text, tensors, depth = 1, 0, 0, 0
         for part in self._parts(value):
             size = self.size(part, level + 1)

@@ -134,7 +134,8 @@ def _land(
 ) -> None:
     _, (number,) = receive(channel)
     try:
-        block = mmap.mmap(number, total, flags=mmap.MAP_SHARED)
+        # Populated in one call: a fault for each page costs more than the copy.
+        block = mmap.mmap(number, total, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         target = np.frombuffer(block, np.uint8)
         try:
             for tensor, offset in zip(tensors, offsets, strict=True):

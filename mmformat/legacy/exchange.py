@@ -48,6 +48,8 @@ class _Writer:
     def node(self, value: Any) -> list[Any]:
         kind = type(value)
         if kind is list or kind is tuple:
+            if _INLINE.issuperset(map(type, value)):
+                return ["l" if kind is list else "t", list(value)]
             return ["l" if kind is list else "t", [self.value(part) for part in value]]
         if kind is dict:
             return ["d", [[self.value(key), self.value(part)] for key, part in value.items()]]
@@ -110,6 +112,10 @@ def load(data: bytes) -> tuple[list[Any], list[Tensor]]:
         raise DecodeError(f"expected the sandbox's answer, got: {error}", path="$") from None
 
 
+def _plain(parts: list[Any]) -> bool:
+    return _INLINE.issuperset(map(type, parts))
+
+
 class _Reader:
     def __init__(self) -> None:
         self.made: list[Any] = []
@@ -131,7 +137,7 @@ class _Reader:
     def node(self, node: list[Any]) -> Any:
         match node:
             case ["l", list() as parts]:
-                return [self.value(part) for part in parts]
+                return parts if _plain(parts) else [self.value(part) for part in parts]
             case ["t", list() as parts]:
                 return tuple([self.value(part) for part in parts])
             case ["d", list() as pairs]:

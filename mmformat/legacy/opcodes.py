@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import time
 from typing import Any, Final
+
+import numpy as np
 
 from mmformat.errors import DecodeError, LimitError, UnsafePickleError
 from mmformat.legacy.instructions import (
@@ -27,6 +30,13 @@ SMALL: Final = 256
 _FLOAT: Final = struct.Struct(">d")
 _TICK: Final = 8192
 _HEX: Final = tuple(f"0x{code:02x}" for code in range(256))
+_RUNS: Final[dict[int, tuple[re.Pattern[bytes], np.dtype[Any]]]] = {
+    op: (
+        re.compile(b"(?:%c[\\x00-\\xff]{%d})+" % (op, size)),
+        np.dtype([("op", "u1"), ("value", f"<{kind}{size}")]),
+    )
+    for op, kind, size in ((0x4B, "u", 1), (0x4D, "u", 2), (0x4A, "i", 4))
+}
 
 
 class Run:
@@ -71,14 +81,25 @@ class Run:
                     stack.append(str(source[position + 1 : end], "utf-8", "surrogatepass"))
                     position = end
                 elif op == 0x4B:  # BININT1
-                    stack.append(source[position])
-                    position += 1
+                    if source[position + 1] == 0x4B:
+                        position = _integers(machine, position - 1, op, stack)
+                    else:
+                        stack.append(source[position])
+                        position += 1
                 elif op == 0x4D:  # BININT2
-                    stack.append(source[position] | source[position + 1] << 8)
-                    position += 2
+                    if source[position + 2] == 0x4D:
+                        position = _integers(machine, position - 1, op, stack)
+                    else:
+                        stack.append(source[position] | source[position + 1] << 8)
+                        position += 2
                 elif op == 0x4A:  # BININT
-                    stack.append(from_bytes(source[position : position + 4], "little", signed=True))
-                    position += 4
+                    if source[position + 4] == 0x4A:
+                        position = _integers(machine, position - 1, op, stack)
+                    else:
+                        stack.append(
+                            from_bytes(source[position : position + 4], "little", signed=True)
+                        )
+                        position += 4
                 elif op == 0x68:  # BINGET
                     stack.append(memo[source[position]])
                     position += 1
@@ -320,6 +341,19 @@ class Run:
             path=machine.path(position),
             hint="if you trust the file: PickleLimits(opcodes=...)",
         )
+
+
+def _integers(machine: Any, start: int, op: int, stack: list[Any]) -> int:
+    """Push a run of integers of one opcode, as token ids are; return the position after it."""
+    pattern, dtype = _RUNS[op]
+    found = pattern.match(machine.source, start)
+    if found is None:  # the bytes end within the last of them
+        raise truncated(machine, start)
+    end: int = found.end()
+    count = (end - start) // dtype.itemsize
+    machine.limits.check("opcodes", count, machine.path(start))
+    stack.extend(np.frombuffer(machine.source, dtype, count, start)["value"].tolist())
+    return end
 
 
 def _bytes(source: memoryview, begin: int, end: int) -> bytes | memoryview:

@@ -47,12 +47,17 @@ class Values:
 
     def _convert(self, value: Any, path: str) -> Any:
         kind = type(value)
+        if kind in (list, tuple) and _ATOMS.issuperset(map(type, value)):
+            return kind(value)
         if kind is list:
             return [self.of(part, f"{path}[{i}]") for i, part in enumerate(value)]
         if kind is tuple:
             return tuple([self.of(part, f"{path}[{i}]") for i, part in enumerate(value)])
         if kind is dict:
-            return {key: self.of(part, f"{path}[{key!r}]") for key, part in value.items()}
+            return {
+                key: part if type(part) in _ATOMS else self.of(part, f"{path}[{key!r}]")
+                for key, part in value.items()
+            }
         if kind is memoryview:
             return bytes(value)
         if kind is Tensor:
