@@ -102,6 +102,8 @@ def tensor_spec(value: Any, *, path: str = "$") -> TensorSpec:
         raise ModelError(
             f"expected a dtype of the wire, got {value.dtype}", path=path, code="dtype"
         )
+    if value.is_nested:  # its shape cannot even be asked for
+        raise ModelError("expected a dense tensor, got a nested one", path=path)
     return TensorSpec(name, tuple(value.shape))
 
 
