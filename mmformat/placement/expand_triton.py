@@ -31,19 +31,19 @@ VECTOR: Final = 16
 
 # Triton compiles this function from its source; `lane` codes behind each other stay behind each
 # other in the result, which is what the hints promise.
-def _look_up(  # noqa: PLR0917 - a kernel's arguments
-    codes: Any,
-    table: Any,
-    out: Any,
-    count: Any,
-    run: Any,
-    inner: Any,
-    channels: Any,
-    entries: Any,
+def _look_up(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - Triton would read annotations
+    codes,
+    table,
+    out,
+    count,
+    run,
+    inner,
+    channels,
+    entries,
     repeat: tl.constexpr,
     lane: tl.constexpr,
     block: tl.constexpr,
-) -> None:
+):
     at = tl.program_id(0) * block + tl.arange(0, block)
     inside = (at // lane) < (count // lane)
     code = tl.load(codes + at, mask=inside, other=0).to(tl.int32)
