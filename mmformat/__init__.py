@@ -1,5 +1,10 @@
 """Encode prepared media once, and let every rank read the same bytes."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
 from mmformat.codec import encode
 from mmformat.errors import (
     ArenaFullError,
@@ -32,7 +37,18 @@ from mmformat.model import (
     Source,
     TensorSpec,
 )
-from mmformat.share import Arena, ArenaReader, Reservation, decode
+from mmformat.share import (
+    Arena,
+    ArenaReader,
+    PendingInputs,
+    Reservation,
+    decode,
+)
+
+if TYPE_CHECKING:
+    from mmformat.legacy.convert import convert
+    from mmformat.media import materialize, materialize_async, register_lazy
+    from mmformat.share.pool import MaterializePool
 
 __version__ = "0.1.0"
 
@@ -51,11 +67,13 @@ __all__ = [
     "Limits",
     "MMFormatError",
     "MaterializeError",
+    "MaterializePool",
     "MissingExtraError",
     "Modality",
     "ModelError",
     "MultimodalDataItem",
     "MultimodalInputs",
+    "PendingInputs",
     "PlacementError",
     "Reservation",
     "SchemaError",
@@ -68,6 +86,31 @@ __all__ = [
     "UnsafePickleError",
     "VersionError",
     "__version__",
+    "convert",
     "decode",
     "encode",
+    "materialize",
+    "materialize_async",
+    "register_lazy",
 ]
+
+_ROOMS: Final = {
+    "MaterializePool": "mmformat.share.pool",
+    "convert": "mmformat.legacy",
+    "materialize": "mmformat.media",
+    "materialize_async": "mmformat.media",
+    "register_lazy": "mmformat.media",
+}
+"""Rooms that a rank never enters: they are imported when a name of theirs is first used."""
+
+
+def __getattr__(name: str) -> Any:
+    room = _ROOMS.get(name)
+    if room is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(room), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ROOMS})

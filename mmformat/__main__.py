@@ -1,5 +1,7 @@
 """Run the command line as `python -m mmformat`."""
 
+from __future__ import annotations
+
 import sys
 
 from mmformat.cli import main
