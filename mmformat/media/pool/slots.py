@@ -99,7 +99,7 @@ class ProcessSlot:
         """Start the worker; an error is kept for the first request, which will meet it again."""
         try:
             self._started()
-        except MMFormatError:
+        except (MMFormatError, ChannelClosedError):
             self._end()
 
     def run(self, job: Job) -> MultimodalInputs:
@@ -147,9 +147,11 @@ class ProcessSlot:
         for _ in range(MAX_ATTEMPTS):
             if job.is_over:
                 return [item for _, item in waiting]
-            channel = self._started()
             job.runs_with(self._kill)
             try:
+                channel = self._started()
+                if job.is_over:  # while it started: there was nothing to stop then
+                    continue
                 channel.send(head, message.frames)
                 said, body = channel.receive()
             except ChannelClosedError:
@@ -176,22 +178,23 @@ class ProcessSlot:
         if self._channel is not None:
             return self._channel
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "mmformat.media.pool.worker", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=_environment(),
-            )
-        self._channel = channel = Channel(ours)
         try:
-            channel.send(self._recipes)
-            said, _ = channel.receive()
-        except ChannelClosedError as error:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "mmformat.media.pool.worker", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=_environment(),
+                )
+        except OSError as error:
+            ours.close()
             raise MaterializeError(
-                f"expected a worker to start, got one that ended ({_said_of(self._end())})",
+                f"expected to start a worker, got {type(error).__name__}: {error}",
                 code="worker-start",
             ) from error
+        self._channel = channel = Channel(ours)
+        channel.send(self._recipes)
+        said, _ = channel.receive()
         if "error" in said:
             self._end()
             raise _error_of(said)
