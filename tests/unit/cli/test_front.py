@@ -1,0 +1,189 @@
+"""The front desk: exit statuses, where things are printed, colours, errors and interruptions."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mmformat as mm
+from mmformat.cli.front import COMMANDS, main
+from tests.unit.cli.commands import COMMAND, run
+
+WITHOUT_RICH = (
+    "import sys; sys.modules['rich'] = None\n"
+    "from mmformat.cli import main\n"
+    "sys.exit(main(sys.argv[1:]))"
+)
+
+
+@pytest.fixture
+def message(tmp_path: Path) -> Path:
+    item = mm.MultimodalDataItem(modality="IMAGE", feature=np.ones((4, 8), np.float32))
+    path = tmp_path / "x.arrows"
+    mm.encode(mm.MultimodalInputs(items=[item])).save(path)
+    return path
+
+
+def test_the_version_is_data() -> None:
+    result = run("--version")
+    assert (result.returncode, result.stdout, result.stderr) == (
+        0,
+        f"mmformat {mm.__version__}\n",
+        "",
+    )
+
+
+def test_help_names_every_command_that_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for name in ("demo", "encode", "inspect", "verify", "bench"):
+        assert re.search(rf"^    {name} ", text, re.MULTILINE), name
+    assert "exit status" in text
+
+
+@pytest.mark.parametrize("command", ["demo", "encode", "inspect", "verify", "bench"])
+def test_each_command_has_help_with_examples(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command in COMMANDS
+    assert main([command, "--help"]) == 0
+    captured = capsys.readouterr()
+    assert f"examples:\n  mmformat {command}" in captured.out
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["inspect"],
+        ["demo", "--tp", "0"],
+        ["encode", "x.jpg"],
+        ["inspect", "--js"],
+    ],
+    ids=["none", "unknown", "no-path", "no-rank", "no-output", "abbreviated"],
+)
+def test_wrong_usage_is_two(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert re.fullmatch(r"error: .+\n\nhint: mmformat.*--help\n", captured.err)
+
+
+def test_what_could_not_run_is_three_without_a_traceback() -> None:
+    result = run("inspect", "/no/such/file")
+    assert result.returncode == 3
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: /no/such/file: expected")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_an_unexpected_error_shows_a_traceback_with_debug_alone(
+    debug: bool, message: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> int:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("mmformat.cli.inspect.run", broken)
+    arguments = ["inspect", str(message), *(["--debug"] if debug else [])]
+    assert main(arguments) == 3
+    text = capsys.readouterr().err
+    assert ("Traceback" in text) is debug
+    assert "error: unexpected KeyError: 'surprise'" in text
+
+
+def test_an_interruption_is_130(
+    message: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmformat.cli.inspect.run", interrupted)
+    assert main(["inspect", str(message)]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_reader_that_went_away_is_no_error(message: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        result = subprocess.run(
+            [*COMMAND, "inspect", str(message), "--json"],
+            stdout=write_end,
+            stderr=subprocess.PIPE,
+            timeout=100,
+            check=False,
+        )
+    finally:
+        os.close(write_end)
+    assert (result.returncode, result.stderr) == (141, b"")
+
+
+def _on_a_terminal(*arguments: str, **variables: str) -> str:
+    ours, theirs = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    try:
+        subprocess.run(
+            [*COMMAND, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            stderr=theirs,
+            env={**environment, "TERM": "xterm-256color", **variables},
+            timeout=100,
+            check=False,
+        )
+        os.set_blocking(ours, False)
+        return os.read(ours, 2**16).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_colours_on_a_terminal_unless_told_not_to(message: Path) -> None:
+    assert "\x1b[" in _on_a_terminal("inspect", "/no/such/file")
+    for arguments in (("inspect", "/no/such/file"), ("inspect", str(message))):
+        assert "\x1b[3" not in _on_a_terminal(*arguments, NO_COLOR="1")
+
+
+def test_no_colours_in_a_pipe(message: Path) -> None:
+    result = run("inspect", message)
+    assert "\x1b" not in result.stdout + result.stderr
+    assert "4 x 8" in result.stdout
+
+
+def test_without_rich_tables_say_what_to_install_and_json_works(message: Path) -> None:
+    table = run("inspect", message, code=WITHOUT_RICH)
+    assert table.returncode == 3
+    assert "hint: pip install 'mmformat[cli]'" in table.stderr
+    assert run("inspect", message, "--json", code=WITHOUT_RICH).returncode == 0
+    assert run("--json", "inspect", message, code=WITHOUT_RICH).returncode == 0
+
+
+def test_names_out_of_a_file_cannot_command_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    item = mm.MultimodalDataItem(
+        modality="IMAGE", model_specific_data={"a\x1b]0;title\x07": np.zeros(64, np.uint8)}
+    )
+    path = tmp_path / "x.arrows"
+    mm.encode(mm.MultimodalInputs(items=[item])).save(path)
+    assert main(["inspect", str(path)]) == 0
+    text = capsys.readouterr().out
+    assert "\x1b" not in text
+    assert "\x07" not in text
+
+
+def test_the_command_is_installed() -> None:
+    """The script of the same name as the package, beside the interpreter."""
+    script = Path(sys.executable).parent / "mmformat"
+    result = subprocess.run([script, "--version"], capture_output=True, timeout=60, check=True)
+    assert result.stdout.decode() == f"mmformat {mm.__version__}\n"
