@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from mmformat.errors import StaleHandleError, TransportError
 
@@ -68,10 +67,10 @@ class ArenaContract(ABC):
         arena = self.create(nbytes=2**16)
         ranks = [self.attach(arena, rank) for rank in range(RANKS)]
         handle = self._put(arena, b"hello")
-        views = [torch.frombuffer(rank.map(handle), dtype=torch.uint8) for rank in ranks]
+        views = [np.frombuffer(rank.map(handle), np.uint8) for rank in ranks]
         views[0] += 1
-        assert bytes(views[0].numpy()) == b"ifmmp"
-        assert bytes(views[1].numpy()) == b"hello"
+        assert bytes(views[0]) == b"ifmmp"
+        assert bytes(views[1]) == b"hello"
         self._end(arena, ranks, views)
 
     def test_a_handle_lives_until_its_last_view_here(self) -> None:

@@ -144,3 +144,32 @@ def test_a_subprocess_inherits_no_descriptor() -> None:
         listing = subprocess.run(command, capture_output=True, check=True, close_fds=False).stdout
     assert b"/fd/" in listing or b"pipe" in listing
     assert arena.name.encode() not in listing
+
+
+def test_a_rank_that_ends_takes_nothing_with_it_and_warns_of_nothing() -> None:
+    """Before Python 3.13 the resource tracker unlinked what a process had only attached to."""
+    script = textwrap.dedent(
+        """
+        import sys
+        from multiprocessing import resource_tracker
+        from mmformat.transport.shm import Handle, ShmReader
+        with ShmReader.attach(sys.argv[1], reader=0) as reader:
+            view = reader.map(Handle.from_bytes(bytes.fromhex(sys.argv[2])))
+            print(bytes(view).decode(), resource_tracker._resource_tracker._fd)
+        """
+    )
+    with ShmArena.create(nbytes=4 * PAGE, readers=1) as arena:
+        for _ in range(2):
+            with arena.reserve(5) as slot:
+                slot.view[:] = b"hello"
+                handle = slot.seal()
+            ran = subprocess.run(
+                [sys.executable, "-W", "error", "-c", script, arena.name, bytes(handle).hex()],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello None\n", "")
+            assert Path("/dev/shm", arena.name).exists()
+            arena.reap()
+            assert arena.stats().slots_granted == 0
