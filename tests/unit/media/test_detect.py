@@ -114,6 +114,17 @@ def test_nan_payloads_and_negative_zero_come_back_as_they_went() -> None:
         assert _bits(found.expand()) == words.tobytes()
 
 
+@pytest.mark.parametrize("word", [0, 1, 0x80000000])
+def test_a_word_that_comes_to_an_empty_slot_is_not_taken_for_another(word: int) -> None:
+    rng = np.random.default_rng(11)
+    for place in rng.integers(0, 3 * 200 * 300, 12).tolist():
+        pixels = np.array([0.5, -1.5, 2.5], np.float32)[rng.integers(0, 3, (3, 200, 300))]
+        pixels.reshape(-1).view(np.uint32)[place] = word
+        found = find_dictionary(pixels)
+        assert found is not None
+        assert _bits(found.expand()) == pixels.tobytes()
+
+
 @given(
     values=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=300, unique=True),
     seed=st.integers(0, 2**32 - 1),
