@@ -161,15 +161,23 @@ def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str,
     try:
         tree = _DECODER.decode(text)
     except RecursionError as error:
-        raise LimitError(
-            f"expected attributes_depth of at most {limits.attributes_depth}", path=path
-        ) from error
+        raise _too_deep(limits, path) from error
     except ValueError as error:
         raise DecodeError(f"expected JSON, got: {error}", path=path, code="attributes") from error
     if type(tree) is not dict:
         raise DecodeError("expected a JSON object", path=path, code="attributes")
     joiner = _Joiner(restore, limits, path)
-    return {key: joiner.value(value, 1) for key, value in tree.items()}
+    try:
+        return {key: joiner.value(value, 1) for key, value in tree.items()}
+    except RecursionError as error:
+        raise _too_deep(limits, path) from error
+
+
+def _too_deep(limits: Limits, path: str) -> LimitError:
+    return LimitError(
+        f"expected attributes_depth of at most {limits.attributes_depth}, or Python's own",
+        path=path,
+    )
 
 
 def _no_constant(text: str) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 
@@ -39,6 +39,9 @@ from mmformat.errors import DecodeError, IntegrityError, SchemaError, TruncatedE
 from mmformat.model.limits import Limits
 
 __all__ = ["Batch", "find_batches", "read_batches", "read_schema", "structure_in"]
+
+
+EXTENSION_KEY: Final = b"ARROW:extension:"
 
 
 class Batch(NamedTuple):
@@ -78,6 +81,9 @@ def read_schema(spans: Spans, limits: Limits) -> int:
 
 
 def _check_schema(message: bytes) -> None:
+    if EXTENSION_KEY in message:
+        # Arrow would call whatever Python code has registered itself for the type's name.
+        raise SchemaError(f"expected no extension types, got the key {EXTENSION_KEY.decode()}")
     try:
         schema = open_stream(message + END_OF_STREAM).schema
         names = ", ".join(schema.names)[:200]

@@ -155,6 +155,11 @@ def _of_other_schemas() -> Iterator[Attack]:
     yield _attack("column-order", "schema", _other_schema(moved), "item last", **error)
     renamed = SCHEMA.set(0, SCHEMA.field(0).with_name("row"))
     yield _attack("column-name", "schema", _other_schema(renamed), "item called row", **error)
+    extended = SCHEMA.field(1).with_metadata(
+        {b"ARROW:extension:name": b"some.python", b"ARROW:extension:metadata": b"code"}
+    )
+    data = _other_schema(SCHEMA.set(1, extended))
+    yield _attack("column-extension", "schema", data, "an extension type", **error)
     wider = SCHEMA.set(0, SCHEMA.field(0).with_type(SCHEMA.field(4).type))
     yield _attack("column-type", "schema", _other_schema(wider), "item int64", **error)
 

@@ -17,7 +17,7 @@ import pytest
 from mmformat.codec import decode, encode
 from mmformat.codec.clauses import CLAUSES
 from mmformat.codec.schema import END_OF_STREAM, SCHEMA_MESSAGE
-from mmformat.errors import LimitError, MMFormatError
+from mmformat.errors import LimitError, MMFormatError, SchemaError
 from mmformat.model import Limits, MultimodalDataItem, MultimodalInputs
 from mmformat.testing.attacks import Attack, future
 from mmformat.testing.forgery import batch, item, message, metadata_of, tensor, with_metadata
@@ -98,6 +98,50 @@ def test_attributes_cannot_ask_for_much_time() -> None:
         with pytest.raises(MMFormatError) as caught:
             decode(data)
         assert caught.value.code in ("attributes", "attributes-value")
+
+
+class Registered(pa.ExtensionType):
+    """A type as other libraries register them; some of them unpickle what they are given."""
+
+    called = 0
+
+    def __init__(self) -> None:
+        super().__init__(pa.string(), "some.python")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b"code"
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> Registered:
+        cls.called += 1
+        return cls()
+
+
+def test_extension_types_of_other_libraries_are_not_called() -> None:
+    """Clauses: X-1, S-1."""
+    data = next(attack.data for attack in ATTACKS if attack.name == "column-extension")
+    pa.register_extension_type(Registered())
+    try:
+        Registered.called = 0
+        pa.ipc.open_stream(data)
+        assert Registered.called == 1  # so a reader that leaves it to Arrow runs their code
+        Registered.called = 0
+        with pytest.raises(SchemaError, match="extension"):
+            decode(data)
+        assert Registered.called == 0
+    finally:
+        pa.unregister_extension_type("some.python")
+
+
+def test_depth_beyond_pythons_own_is_refused() -> None:
+    """Clauses: B-1. Also where the caller's limit allows more than the interpreter can."""
+    for depth in (300, 600, 950, 5000):
+        text = '{"model_specific_data":{"a":' + '{"b":[' * depth + "]}" * depth + "}}"
+        data = message(batch(item(0, attributes=text)))
+        try:
+            decode(data, limits=Limits(attributes_depth=10**6))
+        except LimitError as error:
+            assert "attributes_depth" in str(error)
 
 
 AUDITED = """
