@@ -153,23 +153,24 @@ def test_a_rank_that_ends_takes_nothing_with_it_and_warns_of_nothing() -> None:
         import sys
         from multiprocessing import resource_tracker
         from mmformat.transport.shm import Handle, ShmReader
-        with ShmReader.attach(sys.argv[1], reader=0) as reader:
+        with ShmReader.attach(sys.argv[1], reader=int(sys.argv[3])) as reader:
             view = reader.map(Handle.from_bytes(bytes.fromhex(sys.argv[2])))
             print(bytes(view).decode(), resource_tracker._resource_tracker._fd)
         """
     )
-    with ShmArena.create(nbytes=4 * PAGE, readers=1) as arena:
-        for _ in range(2):
+    with ShmArena.create(nbytes=4 * PAGE, readers=2) as arena:
+        for rank in range(2):
             with arena.reserve(5) as slot:
                 slot.view[:] = b"hello"
                 handle = slot.seal()
+            arguments = [arena.name, bytes(handle).hex(), str(rank)]
             ran = subprocess.run(
-                [sys.executable, "-W", "error", "-c", script, arena.name, bytes(handle).hex()],
+                [sys.executable, "-W", "error", "-c", script, *arguments],
                 capture_output=True,
                 text=True,
                 check=False,
             )
             assert (ran.returncode, ran.stdout, ran.stderr) == (0, "hello None\n", "")
             assert Path("/dev/shm", arena.name).exists()
-            arena.reap()
-            assert arena.stats().slots_granted == 0
+        arena.reap()
+        assert arena.stats().slots_granted == 0
