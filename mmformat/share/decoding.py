@@ -25,7 +25,7 @@ from mmformat.placement.staging import staging_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["decode", "decode_staged", "decode_with", "make_room", "refuse_numpy"]
+__all__ = ["decode", "decode_staged", "decode_with", "refuse_numpy", "room_in"]
 
 _Rows: TypeAlias = tuple[list[tuple[Row, str]], Row | None]
 
@@ -97,8 +97,10 @@ def decode(
         return decode_on_cpu(source, limits=limits, library=library, expand=expand)
     refuse_numpy(library)
     lane = lane_of(resolve_device(device))
-    inputs, tensors = decode_staged(source, lane=lane, limits=limits, expand=expand)
-    lane.join(lane.mark(), tensors)
+    with lane.side():
+        inputs, tensors = decode_staged(source, lane=lane, limits=limits, expand=expand)
+        event = lane.mark()
+    lane.join(event, tensors)
     return inputs
 
 
@@ -120,7 +122,7 @@ def decode_staged(
     expand: bool = True,
     out: torch.Tensor | None = None,
 ) -> tuple[MultimodalInputs, list[torch.Tensor]]:
-    """Decode from any memory through pinned staging buffers, on the lane's side stream.
+    """Decode from any memory through pinned staging buffers; the lane's side stream is current.
 
     Returns
     -------
@@ -137,35 +139,33 @@ def decode_staged(
     rows = gather(read_batches(spans, bounds), bounds)
     frames = FrameMap(spans.frames)
     start, end = _extent(rows, frames)
-    buffer = make_room(end - start, lane=lane, out=out)
-    staging = staging_of(lane.device)
-    with lane.side():
-        staging.copy(frames.pieces(start, end), buffer, lane)
-        landing = Landing(buffer, frames, start=start)
-        return _finish(rows, bounds, _Maker(landing, lane, expand=expand))
+    buffer = room_in(out, end - start, lane=lane)
+    staging_of(lane.device).copy(frames.pieces(start, end), buffer, lane)
+    maker = _Maker(buffer, Landing(buffer, frames, start=start), lane, expand=expand)
+    return _finish(rows, bounds, maker), maker.tensors
 
 
 def decode_with(
-    spans: Spans,
-    landing: Landing,
-    *,
-    lane: Lane,
-    limits: Limits,
-    expand: bool,
-) -> tuple[MultimodalInputs, list[torch.Tensor]]:
-    """Decode a message whose bytes are on their way to the device already.
+    spans: Spans, buffer: torch.Tensor, *, lane: Lane, limits: Limits, expand: bool
+) -> tuple[MultimodalInputs, list[torch.Tensor], bool]:
+    """Decode a message whose bytes are on their way to ``buffer`` already.
+
+    Returns
+    -------
+    MultimodalInputs, list of tensor, bool
+        As :func:`decode_staged`, and whether the side stream, which is current, was given more.
 
     Notes
     -----
     The message is checked here, on the host, before any view of the device's copy is made.
     """
     rows = gather(read_batches(spans, limits), limits)
-    with lane.side():
-        return _finish(rows, limits, _Maker(landing, lane, expand=expand))
+    maker = _Maker(buffer, Landing(buffer, FrameMap(spans.frames)), lane, expand=expand)
+    return _finish(rows, limits, maker), maker.tensors, maker.is_busy
 
 
-def make_room(nbytes: int, *, lane: Lane, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Return so many bytes on the lane's device: of torch's caching allocator, or of ``out``.
+def room_in(out: torch.Tensor | None, nbytes: int, *, lane: Lane) -> torch.Tensor:
+    """Return so many bytes on the lane's device: of ``out``, or of torch's caching allocator.
 
     Raises
     ------
@@ -175,8 +175,7 @@ def make_room(nbytes: int, *, lane: Lane, out: torch.Tensor | None = None) -> to
     import torch
 
     if out is None:
-        with lane.side():
-            return torch.empty(nbytes, dtype=torch.uint8, device=lane.device)
+        return torch.empty(nbytes, dtype=torch.uint8, device=lane.device)
     if out.dtype != torch.uint8 or out.dim() != 1 or not out.is_contiguous():
         raise PlacementError(
             f"expected a contiguous uint8 tensor of one axis, got {out.dtype} {list(out.shape)}",
@@ -196,7 +195,6 @@ def make_room(nbytes: int, *, lane: Lane, out: torch.Tensor | None = None) -> to
             path="$.out",
             code="destination",
         )
-    lane.borrow(out)
     return out[:nbytes]
 
 
@@ -214,62 +212,74 @@ def _extent(rows: _Rows, frames: FrameMap) -> tuple[int, int]:
     return (start, end) if start < end else (0, 0)
 
 
-def _finish(
-    rows: _Rows, limits: Limits, maker: _Maker
-) -> tuple[MultimodalInputs, list[torch.Tensor]]:
+def _finish(rows: _Rows, limits: Limits, maker: _Maker) -> MultimodalInputs:
     items, request = rows
     reader = RowReader(limits, maker.make)
     inputs = MultimodalInputs(items=[reader.item(*pair) for pair in items])
     if request is not None:
         fields = reader.values(request, "$", ("request_data",))
         inputs.request_data = fields.get("request_data", {})
-    return inputs, maker.tensors
+    return inputs
 
 
 class _Maker:
-    """Make the device's tensor of each checked entry."""
+    """Make the device's tensor of each checked entry.
 
-    __slots__ = ("_expand", "_landing", "_lane", "tensors")
+    Attributes
+    ----------
+    tensors : list of tensor
+        One of each allocation that the made tensors lie in.
+    is_busy : bool
+        Whether the current stream was given copies or kernels.
+    """
 
-    def __init__(self, landing: Landing, lane: Lane, *, expand: bool) -> None:
+    __slots__ = ("_buffer", "_expand", "_landing", "_lane", "is_busy", "tensors")
+
+    def __init__(self, buffer: torch.Tensor, landing: Landing, lane: Lane, *, expand: bool) -> None:
+        self._buffer: torch.Tensor | None = buffer
         self._landing = landing
         self._lane = lane
         self._expand = expand
         self.tensors: list[torch.Tensor] = []
+        self.is_busy = False
 
     def make(self, entry: TensorEntry, torch: bool, path: str) -> Any:
         """Return the tensor of an entry; numpy's become torch's, for numpy has no devices."""
         host = tensor_of(entry, torch=True, expand=False, path=path)
         if not isinstance(host, DictionaryTensor):
-            self.tensors.append(self._place(host))
-            return self.tensors[-1]
-        codes, table = self._place(host.codes), self._place(host.table)
+            return self._place(host, keeps=True)
+        keeps = not self._expand
         placed = DictionaryTensor(
-            codes,
-            table,
+            self._place(host.codes, keeps=keeps),
+            self._place(host.table, keeps=keeps),
             axis=host.axis,
             repeat_axis=host.repeat_axis,
             repeat=host.repeat,
             shape=host.shape,
         )
-        if not self._expand:
-            self.tensors += [codes, table]
+        if keeps:
             return placed
         try:
             expanded = expand_on_device(placed)
         except ModelError as error:
             raise IntegrityError(error.reason, path=path, code=error.code) from error
+        self.is_busy = True
         self.tensors.append(expanded)
         return expanded
 
-    def _place(self, host: Any) -> torch.Tensor:
+    def _place(self, host: Any, *, keeps: bool) -> torch.Tensor:
         import torch
 
         found = self._landing.view(host)
         if found is not None:
+            if keeps and self._buffer is not None:
+                self.tensors.append(self._buffer)
+                self._buffer = None
             return found
         # Decompressed, or so small that its view in the message holds it.
+        self.is_busy = True
         found = torch.empty(host.shape, dtype=host.dtype, device=self._lane.device)
+        self.tensors.append(found)
         if host.nbytes <= SMALL_NBYTES:
             # The driver has taken the bytes when this returns, and waits for nothing.
             return found.copy_(host, non_blocking=True)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Final
 from mmformat.codec.spans import Spans
 from mmformat.errors import PlacementError
 from mmformat.model.limits import Limits
-from mmformat.placement.landing import FrameMap, Landing
 from mmformat.placement.lane import Lane
 from mmformat.placement.registration import Registration
 from mmformat.placement.releases import Releases
 from mmformat.placement.stats import PlacementStats
-from mmformat.share.decoding import decode_staged, decode_with, make_room
+from mmformat.share.decoding import decode_staged, decode_with, room_in
 from mmformat.share.pending import PendingInputs
 from mmformat.transport.shm import Handle, ShmReader
 
@@ -82,33 +81,34 @@ class ArenaOnDevice:
         hold = self._transport.hold(handle)
         copied = None
         try:
+            if out is not None:
+                lane.borrow(out)
             at = handle.offset - self._first
-            view = self._view[at : at + handle.nbytes]
             source = None if self._registration is None else self._registration.tensor
-            if source is None:
-                inputs, tensors = decode_staged(
-                    view, lane=lane, limits=bounds, expand=expand, out=out
-                )
-                self.stats.staged_messages += 1
-            else:
-                buffer = make_room(handle.nbytes, lane=lane, out=out)
-                with lane.side():
+            with lane.side():
+                if source is not None:
+                    buffer = room_in(out, handle.nbytes, lane=lane)
                     buffer.copy_(source[at : at + handle.nbytes], non_blocking=True)
-                copied = lane.mark()
-                inputs, tensors = decode_with(
-                    Spans([view]),
-                    Landing(buffer, FrameMap([view])),
-                    lane=lane,
-                    limits=bounds,
-                    expand=expand,
-                )
+                    copied = lane.mark()
+                view = self._view[at : at + handle.nbytes]
+                if source is None:
+                    inputs, tensors = decode_staged(
+                        view, lane=lane, limits=bounds, expand=expand, out=out
+                    )
+                    self.stats.staged_messages += 1
+                    is_busy = True
+                else:
+                    inputs, tensors, is_busy = decode_with(
+                        Spans([view]), buffer, lane=lane, limits=bounds, expand=expand
+                    )
+                ready = lane.mark() if is_busy else copied
         finally:
             # Here, not right behind the copy: decoding reads the slot, too. Staged bytes were read
             # when decoding came back.
             self._releases.add(copied, hold.release)
         self.stats.messages += 1
         self.stats.nbytes += handle.nbytes
-        return PendingInputs(inputs, lane=lane, event=lane.mark(), tensors=tensors)
+        return PendingInputs(inputs, lane=lane, event=ready, tensors=tensors)
 
     def close(self) -> None:
         """Wait for the copies under way, then unpin; a second call does nothing."""

@@ -71,5 +71,8 @@ def staged(
     DecodeError, LimitError, PlacementError
         As :func:`mmformat.decode`.
     """
-    inputs, tensors = decode_staged(message, lane=lane, limits=limits, expand=expand, out=out)
-    return PendingInputs(inputs, lane=lane, event=lane.mark(), tensors=tensors)
+    if out is not None:
+        lane.borrow(out)
+    with lane.side():
+        inputs, tensors = decode_staged(message, lane=lane, limits=limits, expand=expand, out=out)
+        return PendingInputs(inputs, lane=lane, event=lane.mark(), tensors=tensors)

@@ -46,7 +46,7 @@ class ArenaReader:
         self,
         transport: ShmReader,
         *,
-        device: torch.device | str | None = None,
+        device: torch.device | None = None,
         pin: bool = True,
     ) -> None:
         self._transport = transport
@@ -189,7 +189,7 @@ class ArenaReader:
         wanted = self._device if device is None else device
         if wanted is None or is_cpu(wanted):
             return PendingInputs(self.get(source, device="cpu", limits=limits, expand=expand))
-        target = resolve_device(wanted)
+        target = self._device if wanted is self._device else resolve_device(wanted)
         lane = lane_of(target)
         if isinstance(source, EncodedMessage):
             return staged(source, lane=lane, limits=limits, expand=expand, out=out)

@@ -50,7 +50,7 @@ def run_ranks(
     for name in requests:
         request = REQUESTS[name]
         with (
-            Arena.create(nbytes=3 * request.nbytes + 2**24, readers=world) as arena,
+            Arena.create(nbytes=request.nbytes + 2**24, readers=world) as arena,
             Crew() as crew,
         ):
             ends = []

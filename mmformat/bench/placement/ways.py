@@ -96,7 +96,7 @@ class ArenaWay(Way):
 
     def open(self, nbytes: int) -> None:
         """Create the arena and attach the rank."""
-        self._arena = Arena.create(nbytes=3 * nbytes + 2**24, readers=1)
+        self._arena = Arena.create(nbytes=nbytes + 2**24, readers=1)
         self._rank: ArenaReader = Arena.attach(
             self._arena.name, reader=0, device=self.device, pin=self.pin
         )

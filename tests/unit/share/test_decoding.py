@@ -1,0 +1,114 @@
+"""Decoding to a device, on the one device that every machine has: all but streams and pinning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mmformat as mm
+from mmformat.placement import lane_of
+from mmformat.share.decoding import decode_staged, room_in
+from mmformat.share.device import ArenaOnDevice
+from tests.gpu.inputs import assert_same, make_inputs, sources
+
+CPU = torch.device("cpu")
+LANE = lane_of(CPU)
+
+
+@pytest.mark.parametrize("compression", [None, "lz4"])
+@pytest.mark.parametrize("kind", ["message", "bytes", "frames", "path"])
+def test_every_source(tmp_path, kind, compression) -> None:
+    message = mm.encode(make_inputs(rows=2500), compression=compression)
+    found, allocations = decode_staged(sources(message, tmp_path)[kind], lane=LANE)
+    assert_same(found, mm.decode(message), device="cpu")
+    assert allocations
+
+
+def test_plain_tensors_share_one_allocation() -> None:
+    message = mm.encode(make_inputs(rows=100, with_dictionary=False))
+    found, _ = decode_staged(message, lane=LANE)
+    item = found.items[0]
+    views = [item.feature, item.model_specific_data["image_grid_thw"], found.request_data["m"]]
+    assert len({view.untyped_storage().data_ptr() for view in views}) == 1
+    assert all((view.data_ptr() - views[0].data_ptr()) % 64 == 0 for view in views)
+
+
+def test_the_source_is_not_needed_afterwards() -> None:
+    room = bytearray(bytes(mm.encode(make_inputs(rows=50))))
+    expected = mm.decode(bytes(room))
+    found, _ = decode_staged(room, lane=LANE)
+    room[:] = bytes(len(room))
+    assert_same(found, expected, device="cpu")
+
+
+def test_a_code_beyond_a_short_table_names_its_place() -> None:
+    good = mm.DictionaryTensor(torch.zeros(1, 100, dtype=torch.uint8), torch.randn(1, 3))
+    raw = bytearray(bytes(mm.encode(mm.MultimodalInputs(request_data={"d": good}))))
+    raw[raw.rindex(bytes(100)) + 50] = 200
+    with pytest.raises(mm.IntegrityError) as raised:
+        decode_staged(bytes(raw), lane=LANE)
+    assert raised.value.code == "dictionary-code"
+    assert "request_data['d']" in raised.value.path
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        torch.empty(10, dtype=torch.uint8),
+        torch.empty(2**20),
+        torch.empty(2**20, 1, dtype=torch.uint8),
+        torch.empty(2**20, dtype=torch.uint8)[1:],
+        torch.empty(2**20, dtype=torch.uint8, device="meta"),
+    ],
+    ids=["short", "dtype", "axes", "odd address", "device"],
+)
+def test_a_destination_that_will_not_do(out) -> None:
+    with pytest.raises(mm.PlacementError) as raised:
+        room_in(out, 1000, lane=LANE)
+    assert raised.value.code == "destination"
+
+
+def test_a_slot_is_released_when_it_was_read() -> None:
+    inputs = make_inputs(rows=100)
+    with (
+        mm.Arena.create(nbytes=2**24, readers=1) as arena,
+        mm.Arena.attach(arena.name, reader=0) as reader,
+    ):
+        memory = ArenaOnDevice(reader._transport, CPU, pin=True)
+        handle = arena.put(inputs)
+        pending = memory.fetch(handle, lane=LANE, limits=None, expand=True, out=None)
+        assert arena.stats().slots_granted == 0
+        assert pending.done
+        assert_same(pending.result(), mm.decode(mm.encode(inputs)), device="cpu")
+        with pytest.raises(mm.StaleHandleError):
+            memory.fetch(handle, lane=LANE, limits=None, expand=True, out=None)
+        assert (memory.stats.messages, memory.stats.staged_messages) == (1, 1)
+        memory.close()
+        memory.close()
+
+
+def test_a_damaged_slot_is_refused_and_released() -> None:
+    with (
+        mm.Arena.create(nbytes=2**20, readers=1) as arena,
+        mm.Arena.attach(arena.name, reader=0) as reader,
+    ):
+        memory = ArenaOnDevice(reader._transport, CPU, pin=False)
+        slot = arena._transport.reserve(4096)
+        slot.view[:] = bytes(range(256)) * 16
+        with pytest.raises(mm.DecodeError):
+            memory.fetch(slot.seal(), lane=LANE, limits=None, expand=True, out=None)
+        assert arena.stats().slots_granted == 0
+        memory.close()
+
+
+def test_the_cpu_may_be_asked_for_asynchronously_too() -> None:
+    inputs = make_inputs(rows=10)
+    with (
+        mm.Arena.create(nbytes=2**24, readers=1) as arena,
+        mm.Arena.attach(arena.name, reader=0) as reader,
+    ):
+        handle = arena.put(inputs)
+        reader.prefetch([handle])
+        found = reader.get(handle)
+        assert torch.equal(found.items[0].feature, inputs.items[0].feature)
+        assert reader.placement.messages == 0
