@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -174,3 +175,31 @@ def test_a_rank_that_ends_takes_nothing_with_it_and_warns_of_nothing() -> None:
             assert Path("/dev/shm", arena.name).exists()
         arena.reap()
         assert arena.stats().slots_granted == 0
+
+
+def test_a_memfd_goes_to_a_rank_over_a_unix_socket() -> None:
+    script = textwrap.dedent(
+        """
+        import os, socket, sys
+        from mmformat.transport.shm import Handle, ShmReader
+        with socket.socket(fileno=int(sys.argv[1])) as channel:
+            message, fds, _, _ = socket.recv_fds(channel, 256, 1)
+        with ShmReader.attach_fd(fds[0], reader=0) as reader:
+            os.close(fds[0])
+            print(bytes(reader.map(Handle.from_bytes(message))).decode())
+        """
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ShmArena.create(nbytes=PAGE, readers=1, backing="memfd") as arena:
+        with arena.reserve(5) as slot:
+            slot.view[:] = b"hello"
+            handle = slot.seal()
+        socket.send_fds(ours, [bytes(handle)], [arena.fileno()])
+        printed = subprocess.run(
+            [sys.executable, "-c", script, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+    assert printed == "hello\n"

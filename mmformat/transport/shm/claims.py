@@ -121,6 +121,12 @@ class Claims:
             if self.state == "open":
                 self.state = "closing"
 
+    def forget(self) -> None:
+        """Detach as soon as nothing is mapped, without waiting for the lock: a finalizer calls."""
+        if self.state == "open":
+            self.state = "closing"
+        self.settle()
+
     def check_open(self) -> None:
         """Raise TransportError with code ``closed`` or ``forked`` unless the rank is attached."""
         if self.state == "open":

@@ -13,6 +13,7 @@ from typing import Final
 
 from mmformat.errors import ArenaFullError, TransportError
 from mmformat.transport.shm import liveness
+from mmformat.transport.shm.container import memory_limit_nbytes
 from mmformat.transport.shm.handle import check_name
 from mmformat.transport.shm.layout import PAGE, READY, STATE_WORD, Layout, page_ceiling
 from mmformat.transport.shm.ordering import fence
@@ -50,6 +51,17 @@ def _check_room(directory: Path, wanted: int) -> None:
             f"expected {wanted:,} bytes of room in {directory}, got {available:,} free "
             f"of {free.f_blocks * free.f_frsize:,}",
             hint=room_hint(directory),
+        )
+
+
+def _check_memory(wanted: int) -> None:
+    # Over its limit a container is not refused, it is killed: ask before the pages are taken.
+    limit = memory_limit_nbytes()
+    if limit is not None and wanted > limit:
+        raise ArenaFullError(
+            f"expected {wanted:,} bytes within the container's memory limit, got {limit:,}",
+            hint="shared memory counts against it: raise it (docker run --memory, Kubernetes "
+            "resources.limits.memory), or choose backing='file' on a disk",
         )
 
 
@@ -156,6 +168,8 @@ def create(
     )
     if directory is not None:
         _check_room(directory, layout.segment_nbytes)
+    if directory in (None, SHM_DIRECTORY):
+        _check_memory(layout.segment_nbytes)
     opened = _open_locked(directory, name, layout)
     try:
         _allocate(opened.fd, layout.segment_nbytes, directory)
@@ -172,8 +186,12 @@ def create(
         with memoryview(mapping).cast("Q") as words:
             words[STATE_WORD] = READY
         step("create.ready")
-    except BaseException:
+    except BaseException as error:
         opened.unlink()
         opened.close()
+        if isinstance(error, OSError) and not isinstance(error, TransportError):
+            raise TransportError(
+                f"expected to create {opened.name}, got: {error}", code="segment-create"
+            ) from error
         raise
     return opened, mapping

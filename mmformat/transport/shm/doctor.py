@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mmformat.errors import TransportError
+from mmformat.transport.shm.container import memory_limit_nbytes
 from mmformat.transport.shm.create import room_hint
 from mmformat.transport.shm.layout import MAX_READERS, MAX_SLOTS, Layout, page_ceiling
 from mmformat.transport.shm.segment import SHM_DIRECTORY
@@ -18,10 +19,6 @@ __all__ = ["Diagnosis", "diagnose", "needed_nbytes"]
 _HEADROOM: Final = 1.25
 """Slots of mixed sizes come and go; a quarter more keeps a large one from waiting for a gap."""
 _SLOTS_PER_REQUEST: Final = 4
-_CGROUP_LIMITS: Final = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +108,7 @@ def diagnose(
     dead = sum(info.nbytes for info in list_segments(directory) if info.dead)
     there = os.statvfs(directory)
     free = there.f_bavail * there.f_frsize
-    limit = _memory_limit()
+    limit = memory_limit_nbytes()
     advice = []
     if segment > free + dead:
         advice.append(room_hint(directory))
@@ -132,13 +129,3 @@ def diagnose(
         memory_limit_nbytes=limit,
         advice=tuple(advice),
     )
-
-
-def _memory_limit() -> int | None:
-    for path in _CGROUP_LIMITS:
-        try:
-            limit = int(path.read_text(encoding="ascii"))
-        except (OSError, ValueError):  # not there, or "max"
-            continue
-        return limit if limit < 2**60 else None
-    return None

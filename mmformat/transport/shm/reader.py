@@ -132,8 +132,10 @@ class ShmReader:
                     code="producer-gone",
                 )
             self = cls(opened, reader, metrics)
-        except BaseException:
+        except BaseException as error:
             opened.close()
+            if isinstance(error, OSError) and not isinstance(error, TransportError):
+                raise TransportError(f"expected to map {opened.name}, got: {error}") from error
             raise
         self._claims.announce()
         return self
@@ -249,6 +251,10 @@ class ShmReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_claims"):
+            self._claims.forget()
 
     def __repr__(self) -> str:
         claims = self._claims

@@ -60,7 +60,14 @@ class Segment:
 def lock_description(fd: int) -> int:
     """Open the same file once more, for locks that no mapping shares."""
     # /proc/self/fd opens the same inode again, whatever has become of its name.
-    return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise TransportError(
+            f"expected to open the segment again for its locks, got: {error}",
+            hint="/proc must be mounted",
+            code="segment-locks",
+        ) from error
 
 
 def open_path(name: str, *, directory: Path) -> Segment:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -388,6 +389,47 @@ def test_an_arena_that_is_forgotten_removes_its_name() -> None:
     name = ShmArena.create(nbytes=PAGE, readers=1).name
     gc.collect()
     assert not Path("/dev/shm", name).exists()
+
+
+def test_a_reader_that_is_forgotten_gives_its_rank_back(arena: ShmArena) -> None:
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    rank = ShmReader.attach(arena.name, reader=0)
+    handle = _put(arena, b"hello")
+    view = memoryview(rank.map(handle))
+    del rank
+    gc.collect()
+    assert bytes(view) == b"hello"
+    del view
+    gc.collect()
+    ShmReader.attach(arena.name, reader=0).close()
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_a_machine_without_descriptors_is_our_error_and_leaves_nothing(tmp_path: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(list(Path("/proc/self/fd").iterdir()))
+    with ShmArena.create(nbytes=PAGE, readers=1) as arena:
+        handle = _put(arena, b"hello")
+        rank = ShmReader.attach(arena.name, reader=0)
+        try:
+            for spare in range(12):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
+                for verb in (
+                    lambda: ShmArena.create(
+                        nbytes=PAGE, readers=1, backing="file", directory=tmp_path
+                    ).close(),
+                    lambda: ShmReader.attach(arena.name, reader=0).close(),
+                    lambda: rank.map(handle).close(),
+                ):
+                    with contextlib.suppress(TransportError):
+                        verb()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        rank.close()
+        assert list(tmp_path.iterdir()) == []
+        assert len(list(Path("/proc/self/fd").iterdir())) <= used + 3
 
 
 @pytest.mark.parametrize(

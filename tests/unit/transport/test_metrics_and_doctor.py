@@ -11,9 +11,11 @@ import prometheus_client
 import pytest
 
 from mmformat.cli.front import main
-from mmformat.errors import TransportError
+from mmformat.errors import ArenaFullError, TransportError
 from mmformat.transport.shm import ShmArena, ShmReader
+from mmformat.transport.shm import create as create_module
 from mmformat.transport.shm import doctor as doctor_module
+from mmformat.transport.shm.container import memory_limit_nbytes
 from mmformat.transport.shm.doctor import diagnose, needed_nbytes
 from mmformat.transport.shm.layout import PAGE
 
@@ -106,14 +108,45 @@ def test_the_doctor_says_what_to_change(monkeypatch: pytest.MonkeyPatch, tmp_pat
     found = diagnose(tp=4, requests=10**6, request_nbytes=10**9)
     assert not found.is_enough
     assert "--shm-size" in found.advice[0]
-    limit = tmp_path / "memory.max"
-    limit.write_text("1000000\n")
-    monkeypatch.setattr(doctor_module, "_CGROUP_LIMITS", (limit,))
+    monkeypatch.setattr(doctor_module, "memory_limit_nbytes", lambda: 1_000_000)
     found = diagnose(tp=1, requests=1, request_nbytes=2_000_000)
     assert found.memory_limit_nbytes == 1_000_000
     assert "memory limit" in found.advice[-1]
-    limit.write_text("max\n")
-    assert diagnose(tp=1, requests=1, request_nbytes=1).memory_limit_nbytes is None
+
+
+def test_an_arena_over_the_containers_limit_is_refused_before_it_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(create_module, "memory_limit_nbytes", lambda: 2**20)
+    for backing in ("shm", "memfd"):
+        with pytest.raises(ArenaFullError) as caught:
+            ShmArena.create(nbytes=2**20, readers=1, backing=backing)
+        assert "memory limit, got 1,048,576" in str(caught.value)
+        assert "resources.limits.memory" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "limit"),
+    [
+        ("0::/\n", {"memory.max": "1000"}, 1000),
+        ("0::/\n", {"memory.max": "max"}, None),
+        ("0::/a/b\n", {"a/memory.max": "7", "a/b/memory.max": "9", "memory.max": "max"}, 7),
+        ("0::/not/there\n", {"memory.max": "5"}, 5),
+        ("4:cpu,memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "6"}, 6),
+        ("4:memory:/a\n", {"memory/a/memory.limit_in_bytes": str(2**63 - 4096)}, None),
+        ("3:cpuset:/\n", {}, None),
+    ],
+)
+def test_the_tightest_limit_counts(
+    tmp_path: Path, groups: str, files: dict[str, str], limit: int | None
+) -> None:
+    cgroups = tmp_path / "cgroup"
+    cgroups.write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "fs" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    assert memory_limit_nbytes(cgroups=cgroups, mount=tmp_path / "fs") == limit
 
 
 @pytest.mark.parametrize("numbers", [(0, 1, 1), (65, 1, 1), (1, 0, 1), (1, 1, 0)])
