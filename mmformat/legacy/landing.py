@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import mmap
 import sys
@@ -10,7 +11,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mmformat.errors import DecodeError, ModelError
+from mmformat.errors import DecodeError, MissingExtraError, ModelError
 from mmformat.legacy.nodes import Storage, Tensor
 from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
 
@@ -119,13 +120,25 @@ class TensorMaker:
             was asked for and is not installed.
         """
         if tensor.lib == "torch" and self._wants_torch():
-            dtype = torch_dtype(tensor.dtype)
-            import torch
+            try:
+                # Before the dtype is asked for: another thread may be in the midst of importing.
+                import torch
+            except ImportError as error:
+                raise MissingExtraError(
+                    "expected torch for torch tensors, but it is not installed",
+                    hint="pip install 'mmformat[torch]', or library='numpy'",
+                ) from error
 
+            dtype = torch_dtype(tensor.dtype)
             if not tensor.nbytes:
                 return torch.empty(tensor.shape, dtype=dtype)
             return torch.frombuffer(data, dtype=dtype).view(tensor.shape)
         return data.view(numpy_dtype(tensor.dtype)).reshape(tensor.shape)
+
+    def prepare(self) -> None:
+        """Import torch now, where it will be needed, so that threads do not meet it half made."""
+        if self._wants_torch():
+            importlib.import_module("torch")
 
     def _wants_torch(self) -> bool:
         if self._torch is None:
