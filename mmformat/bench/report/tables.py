@@ -18,7 +18,7 @@ _CONTROLS: Final = frozenset({"memcpy", "memcpy-slice", "touch"})
 _COLUMNS: Final = {
     "codec": (
         ("encode", "encode_ns"), ("decode", "decode_ns"), ("touch pages", "touch_ns"),
-        ("**all**", "touched_ns"),
+        ("**all**", "touched_ns"), ("all, cold", "cold_touched_ns"),
     ),
     "fanout": (
         ("encoded", "encode_ns"), ("sent", "sent_ns"), ("last returned", "returned_ns"),
@@ -96,7 +96,10 @@ def payload_tables(result: dict[str, Any]) -> Iterator[str]:
             if not cell["correct"]:
                 name += " (WRONG BYTES)"
             row = [name]
-            row += [_ms(cell["metrics"][key]["median"]) for _, key in _COLUMNS[scenario]]
+            row += [
+                _ms(cell["metrics"][key]["median"]) if key in cell["metrics"] else ""
+                for _, key in _COLUMNS[scenario]
+            ]
             row += [_ms(cell["metrics"][metric]["iqr"]), str(cell["metrics"][metric]["n"])]
             rows.append([*row, *_extra_cells(scenario, cell, payload)])
         yield f"#### {payload['title']}"

@@ -31,7 +31,8 @@ that arrived was compared by hash, in every round, outside the clock. The arms t
 after round; in the fan-out each has processes of its own.
 
 * **codec**: encode and decode in one process. *all* is encode, decode, and one byte of every page
-  read.
+  read. Small payloads run several times in a turn; *cold* is the first of these, after other arms'
+  work.
 * **put**: `Arena.put` beside one copy of the same bytes into the same pages, touched beforehand.
 * **fanout**: from the producer's call until the last reader process holds torch tensors (*last
   returned*) and has read a byte of every page (*last touched*). *PSS held* is what the producer and

@@ -41,7 +41,8 @@ def test_the_file_has_every_raw_sample(tmp_path: Path) -> None:
     for cell in read["cells"]:
         samples = cell["metrics"]["touched_ns"]
         assert samples["unit"] == "ns"
-        assert len(samples["samples"]) == samples["n"] == 40
+        assert len(samples["samples"]) == samples["n"] == 2 * 19
+        assert cell["metrics"]["cold_touched_ns"]["n"] == 2
         assert cell["correct"]
         for part in ("encode_ns", "decode_ns", "touch_ns"):
             assert all(value >= 0 for value in cell["metrics"][part]["samples"])
