@@ -109,7 +109,7 @@ def _loader_of(value: object) -> Callable[[Any], Any] | None:
         if found is not None:
             return found
     # Static look-ups: a plain getattr might itself be the first touch that loads.
-    if inspect.isfunction(inspect.getattr_static(type(value), "materialize", None)):
+    if callable(getattr(type(value), "materialize", None)):
         return _call_materialize
     if inspect.getattr_static(value, "_lazy_data", _MISSING) is not _MISSING:
         return _take_lazy_data
