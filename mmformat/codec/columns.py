@@ -189,10 +189,9 @@ class _Reader:
         self.values = values
 
     def nullable(self, at: int, values: Sequence[Any]) -> Sequence[Any]:
-        bitmap = self.values[self.slices[at].start]
-        if not bitmap:
+        if not self.nulls[at]:
             return values
-        bits = int.from_bytes(bitmap, "little")
+        bits = int.from_bytes(self.values[self.slices[at].start], "little")
         if bits.bit_count() != len(values) - self.nulls[at] or bits >> len(values):
             raise DecodeError(
                 f"expected {self.nulls[at]} nulls and zero bits behind the values",

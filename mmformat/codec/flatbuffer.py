@@ -116,6 +116,8 @@ def read_batch_metadata(metadata: bytes) -> BatchMetadata:
     kind = message.scalar(1, "<B", 0)
     if kind != RECORD_BATCH:
         raise DecodeError(f"expected a record batch, got message type {kind}", code="message-type")
+    if message.has(4):
+        raise DecodeError("expected a batch without custom metadata", code="metadata")
     batch = message.table(2)
     compressed = batch.has(3)
     if compressed:
@@ -135,19 +137,31 @@ def read_batch_metadata(metadata: bytes) -> BatchMetadata:
 class _Table:
     """One flatbuffer table whose every access stays inside the bytes."""
 
-    __slots__ = ("at", "data", "vtable", "vtable_nbytes")
+    __slots__ = ("at", "data", "nbytes", "vtable", "vtable_nbytes")
 
     def __init__(self, data: bytes, at: int) -> None:
         self.data = data
         self.at = at
         self.vtable = at - _unpack("<i", data, at)
         self.vtable_nbytes = _unpack("<H", data, self.vtable)
+        self.nbytes = _unpack("<H", data, self.vtable + 2)
+        # As Arrow's own verifier: what one reader accepts, the others shall accept.
+        if (
+            self.vtable_nbytes % 2
+            or self.vtable_nbytes < 4
+            or self.vtable + self.vtable_nbytes > len(data)
+            or at + self.nbytes > len(data)
+        ):
+            raise TruncatedError("expected a table inside the metadata", code="metadata")
 
     def _field(self, index: int) -> int:
         entry = 4 + 2 * index
         if entry + 2 > self.vtable_nbytes:
             return 0
-        return _unpack("<H", self.data, self.vtable + entry)
+        offset = _unpack("<H", self.data, self.vtable + entry)
+        if offset >= self.nbytes:
+            raise TruncatedError("expected a field inside its table", code="metadata")
+        return offset
 
     def has(self, index: int) -> bool:
         return self._field(index) != 0

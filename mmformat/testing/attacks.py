@@ -118,6 +118,10 @@ def _framed() -> Iterator[Attack]:
     vector = head.index(struct.pack("<I", 51))
     wild = encapsulated(patched(head, vector, b"\xff\xff\xff\x0f")) + _PLAIN[body_at:]
     yield _attack("metadata-vector", "metadata", message(wild), "2**28 buffers", **truncated)
+    wild = patched(_PLAIN, 8 + 36, b"\x0e\x2b")
+    yield _attack("metadata-vtable", "metadata", message(wild), "a vtable to beyond", **truncated)
+    custom = message(patched(_PLAIN, 8 + 4, b"\x0e"))
+    yield _attack("metadata-custom", "metadata", custom, "a batch with custom metadata")
     huge = patched(_GOOD, len(SCHEMA_MESSAGE) + 4, b"\xff\xff\xff\x7f")
     yield _attack(
         "metadata-huge", "limit", huge, "metadata of 2 GiB are announced", error="LimitError"
@@ -237,6 +241,10 @@ def _columns() -> Iterator[Attack]:
     yield _attack("utf8", "utf8", wrong(31, 0, b"\xff\xfe"), "a name that is no UTF-8")
     yield _attack("nulls", "nulls", wrong(8, 0, b"\x03"), "2 nulls announced, none there")
     yield _attack("nulls-behind", "nulls", wrong(8, 0, b"\x30"), "bits behind the last row")
+    none = batch()
+    nodes = metadata_of(none)[0].nodes
+    data = with_metadata(none, nodes=(*nodes[:5], 1, *nodes[6:]))
+    yield _attack("nulls-empty", "nulls", message(data), "1 null among 0 rows")
     yield _attack("view-prefix", "view-prefix", wrong(48, 4, b"\xff"), "other first bytes")
     yield _attack("view-index", "view", wrong(48, 8, b"\x01"), "data buffer 1 twice")
     yield _attack("view-far", "view", wrong(48, 8, b"\xff\xff\xff\x7f"), "data buffer 2**31 - 1")
