@@ -6,13 +6,11 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from mmformat.errors import StaleHandleError, TransportError
 from mmformat.transport.shm import liveness
 from mmformat.transport.shm.handle import Handle
-from mmformat.transport.shm.layout import PAGE, ROW_WORDS
+from mmformat.transport.shm.layout import PAGE, RECORD_WORDS, ROW_WORDS
 from mmformat.transport.shm.ordering import fence
 from mmformat.transport.shm.segment import Segment
 from mmformat.transport.shm.steps import step
@@ -44,7 +42,11 @@ class Claims:
         self._name = opened.name
         self._reader = reader
         self._segment = opened
-        self._layout = layout
+        # Numbers that every get needs, worked out once.
+        self._slots = layout.slots
+        self._records_word = layout.records_word
+        self._data = range(layout.data_offset, layout.segment_nbytes, PAGE)
+        self._end = layout.segment_nbytes
         self._control = opened.map_shared(offset=0, nbytes=layout.rows_offset, writable=False)
         self._words = memoryview(self._control).cast("Q")
         self._row_mapping = opened.map_shared(
@@ -60,11 +62,11 @@ class Claims:
 
     def announce(self) -> None:
         """Give back what an earlier process of this rank held, then say that this one is there."""
-        words, row, layout = self._words, self._row, self._layout
+        words, row = self._words, self._row
         incarnation = row[0] >> 1
         if incarnation:
-            for slot in range(layout.slots):
-                generation = words[layout.record(slot)]
+            for slot in range(self._slots):
+                generation = words[self._record(slot)]
                 row[ROW_WORDS + slot] = max(row[ROW_WORDS + slot], generation)
             step("attach.given-back")
         row[1] = os.getpid()
@@ -81,14 +83,17 @@ class Claims:
         StaleHandleError, TransportError
             As :meth:`ShmReader.map`.
         """
-        with self._books():
-            self._check(handle)
-            key = (handle.slot, handle.generation)
-            self._live[key] = self._live.get(key, 0) + 1
+        key = (handle.slot, handle.generation)
+        try:
+            with self._mutex:
+                self._check(handle)
+                self._live[key] = self._live.get(key, 0) + 1
+        finally:
+            self.settle()
 
     def is_current(self, handle: Handle) -> bool:
         """Whether the slot still has the handle's content."""
-        return bool(self._words[self._layout.record(handle.slot)] == handle.generation)
+        return bool(self._words[self._record(handle.slot)] == handle.generation)
 
     def unclaim(self, key: _Key) -> None:
         """Note that a mapping is gone; the last one of a slot releases it."""
@@ -103,23 +108,27 @@ class Claims:
         StaleHandleError, TransportError
             As :meth:`ShmReader.release`.
         """
-        with self._books():
-            self._check(handle)
-            count = self._live.get((handle.slot, handle.generation), 0)
-            if count:
-                raise TransportError(
-                    f"expected no view of slot {handle.slot}, got {count} still alive",
-                    hint="drop the tensors (del): the last one releases the slot by itself",
-                    code="views-alive",
-                )
-            self._row[ROW_WORDS + handle.slot] = handle.generation
-            step("release.released")
+        try:
+            with self._mutex:
+                self._check(handle)
+                count = self._live.get((handle.slot, handle.generation), 0)
+                if count:
+                    raise TransportError(
+                        f"expected no view of slot {handle.slot}, got {count} still alive",
+                        hint="drop the tensors (del): the last one releases the slot by itself",
+                        code="views-alive",
+                    )
+                self._row[ROW_WORDS + handle.slot] = handle.generation
+                step("release.released")
+        finally:
+            self.settle()
 
     def close(self) -> None:
         """Detach as soon as nothing is mapped."""
-        with self._books():
+        with self._mutex:
             if self.state == "open":
                 self.state = "closing"
+        self.settle()
 
     def forget(self) -> None:
         """Detach as soon as nothing is mapped, without waiting for the lock: a finalizer calls."""
@@ -165,28 +174,19 @@ class Claims:
             self.state = "forked"
             self._segment.close()
 
-    @contextmanager
-    def _books(self) -> Iterator[None]:
-        try:
-            with self._mutex:
-                yield
-        finally:
-            self.settle()
+    def _record(self, slot: int) -> int:
+        return self._records_word + slot * RECORD_WORDS
 
     def _is_unsettled(self) -> bool:
         return bool(self._unmapped) or (self.state == "closing" and not self._live)
 
     def _check(self, handle: Handle) -> None:
         self.check_open()
-        layout, words = self._layout, self._words
-        if handle.segment_id != layout.segment_id:
+        words = self._words
+        if handle.segment_id != self._segment.layout.segment_id:
             raise StaleHandleError(f"expected a handle of {self._name}, got one of {handle.name}")
-        end = handle.offset + handle.nbytes
-        if (
-            not 0 <= handle.slot < layout.slots
-            or handle.offset % PAGE
-            or not layout.data_offset <= handle.offset < end <= layout.segment_nbytes
-        ):
+        inside = handle.offset in self._data and 0 < handle.nbytes <= self._end - handle.offset
+        if not inside or not 0 <= handle.slot < self._slots:
             raise TransportError("expected a handle within its segment", code="handle")
         if not handle.holders >> self._reader & 1:
             raise StaleHandleError(
@@ -198,7 +198,7 @@ class Claims:
             raise StaleHandleError(
                 f"expected {slot} generation {generation} held, got it released by this rank"
             )
-        at = layout.record(handle.slot)
+        at = self._record(handle.slot)
         if words[at] != generation:
             raise StaleHandleError(f"expected {slot} at generation {generation}, got {words[at]}")
         if (words[at + 1], words[at + 2]) != (handle.offset, handle.nbytes):

@@ -9,7 +9,7 @@ from typing import Final
 
 from mmformat.transport.shm import liveness
 from mmformat.transport.shm.handle import Handle
-from mmformat.transport.shm.layout import DIGEST_NBYTES, ROW_WORDS, Layout
+from mmformat.transport.shm.layout import DIGEST_NBYTES, RECORD_WORDS, ROW_WORDS, Layout
 from mmformat.transport.shm.ledger import Extent, Ledger
 from mmformat.transport.shm.ordering import fence
 from mmformat.transport.shm.steps import step
@@ -49,10 +49,13 @@ class Grants:
         self.free = list(range(layout.slots - 1, -1, -1))
         self.reclaimed = 0
         self._name = name
-        self._layout = layout
+        self._segment_id = layout.segment_id
         self._words = words
         self._lock_fd = lock_fd
         self._ledger = ledger
+        # Where each reader's row starts among the words; every put looks at all of them.
+        self._rows = [layout.row(reader) for reader in range(layout.readers)]
+        self._records_word = layout.records_word
         self._generations = [0] * layout.slots
         self._granted: dict[int, _Grant] = {}
         self._gone: dict[int, int] = {}
@@ -63,14 +66,16 @@ class Grants:
     @property
     def present(self) -> int:
         """How many readers are attached and not known to be dead."""
-        return sum(self._is_present(reader) for reader in range(self._layout.readers))
+        return sum(self._is_present(reader) for reader in range(len(self._rows)))
 
     def grant(self, record: int, extent: Extent) -> Handle:
         """Make a sealed slot valid for every reader that is there or still to come."""
         generation = self._generations[record] = self._generations[record] + 1
-        readers = range(self._layout.readers)
-        holders = sum(1 << reader for reader in readers if self._is_waited_for(reader))
-        words, at = self._words, self._layout.record(record)
+        holders = 0
+        for reader in range(len(self._rows)):
+            if self._is_waited_for(reader):
+                holders |= 1 << reader
+        words, at = self._words, self._records_word + record * RECORD_WORDS
         words[at] = 0
         words[at + 1] = extent.offset
         words[at + 2] = extent.content_nbytes
@@ -85,7 +90,7 @@ class Grants:
         self._ledger.grant(extent)
         return Handle(
             name=self._name,
-            segment_id=self._layout.segment_id,
+            segment_id=self._segment_id,
             slot=record,
             generation=generation,
             offset=extent.offset,
@@ -95,13 +100,12 @@ class Grants:
 
     def collect(self, most: int | None = None) -> None:
         """Take back the slots that all their holders released, looking at the oldest first."""
-        words, layout = self._words, self._layout
+        words, rows = self._words, self._rows
         for record in list(islice(self._granted, most)):
             grant = self._granted[record]
             holders, reader = grant.holders, 0
             while holders:
-                row = layout.row(reader) + ROW_WORDS + record
-                if holders & 1 and words[row] < grant.generation:
+                if holders & 1 and words[rows[reader] + ROW_WORDS + record] < grant.generation:
                     break
                 holders >>= 1
                 reader += 1
@@ -115,9 +119,9 @@ class Grants:
     def reap(self) -> int:
         """Find the readers that are gone, and return how many slots the dead ones still held."""
         reclaimed = 0
-        for reader in range(self._layout.readers):
+        for reader, row in enumerate(self._rows):
             # The word first, the lock second: a rank that restarts in between has the lock.
-            word = self._words[self._layout.row(reader)]
+            word = self._words[row]
             if word == 0 or self._gone.get(reader) == word:
                 continue
             died = bool(word & 1)
@@ -129,16 +133,16 @@ class Grants:
         return reclaimed
 
     def _is_present(self, reader: int) -> bool:
-        word = self._words[self._layout.row(reader)]
+        word = self._words[self._rows[reader]]
         return bool(word & 1) and self._gone.get(reader) != word
 
     def _is_waited_for(self, reader: int) -> bool:
         # Read afresh for every grant: docs/arena.md shows the race that a remembered word opens.
-        return self._words[self._layout.row(reader)] == 0 or self._is_present(reader)
+        return self._words[self._rows[reader]] == 0 or self._is_present(reader)
 
     def _take_from(self, reader: int, *, died: bool) -> int:
         taken = 0
-        row = self._layout.row(reader) + ROW_WORDS
+        row = self._rows[reader] + ROW_WORDS
         for record, grant in self._granted.items():
             if not grant.holders >> reader & 1:
                 continue

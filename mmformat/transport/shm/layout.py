@@ -97,10 +97,6 @@ class Layout:
         """Bytes of the whole segment."""
         return self.data_offset + self.data_nbytes
 
-    def record(self, slot: int) -> int:
-        """Return the index of a slot's record among the words."""
-        return self.records_word + slot * RECORD_WORDS
-
     def row(self, reader: int) -> int:
         """Return the index of a reader's row among the words."""
         return (self.rows_offset + reader * self.row_nbytes) // 8
