@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +39,17 @@ class FusedNormalization(Normalization):
 
     def table(self, channels: int) -> npt.NDArray[np.float32]:
         """Return the float32 value of each byte, as an array (channels, 256)."""
-        if self.rescale_factor is None or self.mean is None or self.std is None:
+        bytes_ = np.arange(256, dtype=np.float32)
+        if self.rescale_factor is None:
             return Normalization.table(self, channels)
+        if self.mean is None or self.std is None:
+            scaled: npt.NDArray[np.float32] = bytes_ * np.float32(self.rescale_factor)
+            return np.tile(scaled, (channels, 1))
         scale = np.float32(1.0 / self.rescale_factor)
         mean, std = (
             np.broadcast_to(np.asarray(value, np.float32), (channels,))[:, None] * scale
             for value in (self.mean, self.std)
         )
-        bytes_ = np.arange(256, dtype=np.float32)
         table: npt.NDArray[np.float32] = (bytes_ - mean) / std
         return table
 
@@ -126,7 +129,7 @@ class QwenVLVideoProcessor:
             )
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any], **overrides: Any) -> QwenVLVideoProcessor:
+    def from_values(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
         """Return the processor of a ``video_preprocessor_config.json``'s values.
 
         Parameters
@@ -139,7 +142,7 @@ class QwenVLVideoProcessor:
         Raises
         ------
         MaterializeError
-            When a value has no meaning.
+            When a value has no meaning, or the configuration is another processor's.
 
         Examples
         --------
@@ -147,23 +150,29 @@ class QwenVLVideoProcessor:
         1.0
         """
         settings = Settings(values)
+        _check_type(cls.__name__, values)
+        base = cls()
         size = settings.mapping("size")
-        plain = settings.normalization(mean=CLIP_MEAN, std=CLIP_STD)
+        found = settings.normalization(
+            mean=cast("tuple[float, ...]", base.normalization.mean),
+            std=cast("tuple[float, ...]", base.normalization.std),
+        )
         num_frames = settings.integer("num_frames", 0) or None
-        fps = settings.get("fps") or (None if num_frames else 2.0)
         fields: dict[str, Any] = {
             "num_frames": num_frames,
-            "fps": fps,
-            "min_pixels": settings.integer("min_pixels", size.get("shortest_edge", MIN_PIXELS)),
-            "max_pixels": settings.integer("max_pixels", size.get("longest_edge", MAX_PIXELS)),
+            "fps": None if num_frames else settings.get("fps") or base.fps,
+            "min_pixels": settings.integer(
+                "min_pixels", size.get("shortest_edge", base.min_pixels)
+            ),
+            "max_pixels": settings.integer("max_pixels", size.get("longest_edge", base.max_pixels)),
             "cap_pixels_per_frame": settings.flag("cap_pixels_per_frame", False),
-            "resample": settings.resample(Image.Resampling.BICUBIC),
+            "resample": settings.resample(base.resample),
             "normalization": FusedNormalization(
-                rescale_factor=plain.rescale_factor, mean=plain.mean, std=plain.std
+                rescale_factor=found.rescale_factor, mean=found.mean, std=found.std
             ),
         }
-        for name, default in _INTEGERS.items():
-            fields[name] = settings.integer(name, default)
+        for name in _INTEGERS:
+            fields[name] = settings.integer(name, getattr(base, name))
         if not settings.flag("do_sample_frames", True):
             fields.update(num_frames=None, fps=None)
         return cls(**{**fields, **overrides})
@@ -188,15 +197,7 @@ class QwenVLVideoProcessor:
         -----
         **Cost**: beside the bytes of the patches, one decoded frame is held at a time.
         """
-        indices = sample_frames(
-            video.frame_count,
-            video.fps,
-            num_frames=self.num_frames,
-            fps=None if self.num_frames is not None else self.fps,
-            temporal_patch_size=self.temporal_patch_size,
-            min_frames=self.min_frames,
-            max_frames=self.max_frames,
-        )
+        indices = self._indices_of(video)
         height, width = self._size_of(video, len(indices))
         resize = (
             _torch_resizer(self.resample)
@@ -221,6 +222,17 @@ class QwenVLVideoProcessor:
             sampled_fps = len(indices) / video.frame_count * video.fps
             data["second_per_grid_ts"] = np.array([self.temporal_patch_size / sampled_fps])
         return ProcessedImage(feature, data)
+
+    def _indices_of(self, video: Video) -> npt.NDArray[np.int64]:
+        return sample_frames(
+            video.frame_count,
+            video.fps,
+            num_frames=self.num_frames,
+            fps=None if self.num_frames is not None else self.fps,
+            temporal_patch_size=self.temporal_patch_size,
+            min_frames=self.min_frames,
+            max_frames=self.max_frames,
+        )
 
     def _size_of(self, video: Video, frames: int) -> tuple[int, int]:
         factor = self.patch_size * self.merge_size
@@ -280,14 +292,31 @@ _TORCH_MODES = {
     int(Image.Resampling.BICUBIC): "bicubic",
     int(Image.Resampling.BILINEAR): "bilinear",
 }
-_INTEGERS = {
-    "min_frames": 4,
-    "max_frames": 768,
-    "patch_size": 14,
-    "temporal_patch_size": 2,
-    "merge_size": 2,
-    "max_video_tokens": 128_000,
-}
+_INTEGERS = (
+    "min_frames",
+    "max_frames",
+    "patch_size",
+    "temporal_patch_size",
+    "merge_size",
+    "max_video_tokens",
+)
+_TYPES: Final = {"QwenVLVideoProcessor": ("Qwen2",), "Qwen3VLVideoProcessor": ("Qwen3",)}
+"""What the type in a configuration begins with; before Qwen2.5 it was the image processor's."""
+
+
+def _check_type(name: str, values: Mapping[str, Any]) -> None:
+    named = values.get("video_processor_type") or values.get("image_processor_type")
+    if named is not None and not str(named).startswith(_TYPES[name]):
+        raise MaterializeError(
+            f"expected a configuration of {' or '.join(_TYPES[name])}, got {named!r}",
+            path="$.video_processor_type",
+            hint=f"classes here: {', '.join(_TYPES)}",
+            code="unknown-processor",
+        )
+    if values.get("do_resize") is False:
+        raise MaterializeError(
+            "expected frames to be resized, got do_resize false", path="$.do_resize"
+        )
 
 
 def _torch_resizer(resample: int) -> Callable[[Planes, int, int], Planes]:

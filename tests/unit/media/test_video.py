@@ -20,10 +20,12 @@ from transformers.video_utils import VideoMetadata, read_video_pyav
 import mmformat as mm
 from mmformat.media import Video, materialize, open_video
 from mmformat.media.video import sample_frames
-from mmformat.media.video.qwen_vl import QwenVLVideoProcessor
+from mmformat.media.video.qwen3_vl import Qwen3VLVideoProcessor
+from mmformat.media.video.qwen_vl import FusedNormalization, QwenVLVideoProcessor
 
 DATA = Path(__file__).parents[2] / "data" / "video"
 EXPECTED = json.loads((DATA / "expected-qwen2-vl.json").read_text())
+EXPECTED_3 = json.loads((DATA / "expected-qwen3-vl.json").read_text())
 MP4 = DATA / "coffee-rocket-320x240.mp4"
 SMALL = {"min_pixels": 56 * 56, "max_pixels": 40 * 28 * 28}
 
@@ -48,17 +50,23 @@ def _video_of(frames: np.ndarray, fps: float | None) -> Video:
 # ---------------------------------------------------------------- against transformers' processor
 
 
-@pytest.mark.parametrize("case", EXPECTED["cases"], ids=lambda case: str(case["frames"]))
+CASES = [
+    *((QwenVLVideoProcessor, case) for case in EXPECTED["cases"]),
+    *((Qwen3VLVideoProcessor, case) for case in EXPECTED_3["cases"]),
+]
+
+
+@pytest.mark.parametrize(("kind", "case"), CASES, ids=lambda value: getattr(value, "__name__", ""))
 @pytest.mark.parametrize("encoding", ["dictionary", "plain"])
 def test_the_bits_are_those_of_transformers(
-    case: dict[str, Any], encoding: Any, photos: dict[str, Path]
+    kind: type[QwenVLVideoProcessor], case: dict[str, Any], encoding: Any, photos: dict[str, Path]
 ) -> None:
     settings = {
         name: value
         for name, value in case.items()
         if name not in {"frames", "video_fps", "grid", "shape", "sha256"}
     }
-    processor = QwenVLVideoProcessor(**{"fps": None, **settings})
+    processor = kind(**{"fps": None, **settings})
     frames = _crops(photos[EXPECTED["photo"]], *case["frames"])
     made = processor(_video_of(frames, case["video_fps"]), encoding=encoding)
     values = _values_of(made.feature)
@@ -250,3 +258,48 @@ def test_settings_come_from_a_configuration() -> None:
         QwenVLVideoProcessor.from_values({"patch_size": "14"})
     with pytest.raises(mm.MaterializeError, match="backend"):
         QwenVLVideoProcessor(backend="cuda")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"video_processor_type": "Qwen3VLVideoProcessor"},
+        {"video_processor_type": "LlavaOnevisionVideoProcessor"},
+        {"do_resize": False},
+        {"size": 5, "patch_size": 0},
+    ],
+)
+def test_another_processors_configuration_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(mm.MaterializeError):
+        QwenVLVideoProcessor.from_values(values)
+
+
+def test_qwen3s_configuration_has_its_own_defaults() -> None:
+    made = Qwen3VLVideoProcessor.from_values({"video_processor_type": "Qwen3VLVideoProcessor"})
+    assert made == Qwen3VLVideoProcessor()
+    assert (made.patch_size, made.fps) == (16, 2.0)
+    with pytest.raises(mm.MaterializeError, match="Qwen3"):
+        Qwen3VLVideoProcessor.from_values({"video_processor_type": "Qwen2VLVideoProcessor"})
+    for frames, settings in ((3, {"num_frames": 4}), (1, {"fps": None})):
+        with pytest.raises(mm.MaterializeError) as caught:
+            Qwen3VLVideoProcessor(**settings)(
+                open_video(mm.Source(np.zeros((frames, 64, 64, 3), np.uint8)))
+            )
+        assert caught.value.code == "too-few-frames"
+
+
+@pytest.mark.parametrize("rescale", [1 / 255, 1 / 127.5, None])
+@pytest.mark.parametrize("mean", [(0.48145466, 0.4578275, 0.40821073), None])
+def test_the_table_is_torchs_arithmetic(
+    rescale: float | None, mean: tuple[float, ...] | None
+) -> None:
+    std = None if mean is None else (0.26862954, 0.26130258, 0.27577711)
+    table = FusedNormalization(rescale_factor=rescale, mean=mean, std=std).table(3)
+    values = torch.arange(256, dtype=torch.uint8)[None].expand(3, 256)
+    if mean is None:
+        expected = values.float() if rescale is None else values * rescale
+    else:
+        scale = 1.0 if rescale is None else 1.0 / rescale
+        expected = values.float().sub(torch.tensor(mean)[:, None] * scale)
+        expected = expected.div(torch.tensor(std)[:, None] * scale)
+    np.testing.assert_array_equal(table, expected.numpy())
