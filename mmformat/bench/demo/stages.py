@@ -10,13 +10,13 @@ from mmformat.measure import Samples, environment
 __all__ = ["STAGES", "DemoReport", "Way"]
 
 STAGES: Final = {
-    "materialize": "materialize: base64, decode, process, hash",
-    "serialize": "encode into the arena | pickle.dumps",
-    "send": "announce over ZeroMQ, last rank",
-    "deserialize": "decode to torch, median rank",
-    "touch": "read every page, median rank",
-    "all": "from serialize until the last rank read every page",
-    "again": "the same request again, content already there",
+    "materialize": "materialize the images",
+    "serialize": "encode into the arena | dumps",
+    "send": "announce to the last rank | send",
+    "deserialize": "decode to torch | loads",
+    "touch": "read every page",
+    "all": "from encode to the last page read",
+    "again": "again, content already there",
 }
 
 # How often the payload's bytes are written per request, in all processes together. For pickle 5
