@@ -15,6 +15,7 @@ from mmformat.errors import ArenaFullError, TransportError
 from mmformat.transport.shm import liveness
 from mmformat.transport.shm.container import memory_limit_nbytes
 from mmformat.transport.shm.handle import check_name
+from mmformat.transport.shm.huge_pages import gather_pages
 from mmformat.transport.shm.layout import PAGE, READY, STATE_WORD, Layout, page_ceiling
 from mmformat.transport.shm.ordering import fence
 from mmformat.transport.shm.segment import SHM_DIRECTORY, Segment, lock_description
@@ -177,6 +178,8 @@ def create(
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(opened.fd, fcntl.F_ADD_SEALS, seals)
         step("create.allocated")
+        if directory in (None, SHM_DIRECTORY):
+            gather_pages(opened.fd, layout.segment_nbytes)
         mapping = opened.map_shared(offset=0, nbytes=layout.segment_nbytes, writable=True)
         _touch(mapping)
         header = layout.pack()
