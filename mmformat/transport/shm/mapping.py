@@ -35,44 +35,51 @@ class Mapping(mmap.mmap):
     _key: tuple[int, int]
 
     @classmethod
-    def of(cls, reader: ShmReader, handle: Handle, fd: int) -> Self:
+    def of(cls, handle: Handle, *, fd: int) -> Self:
         """Map the slot of a handle that was checked."""
-        protection = mmap.PROT_READ | mmap.PROT_WRITE
         # No MADV_POPULATE_READ: beside the kernel's own fault-around it won 4 % at 25.8 MB, lost a
         # third at 0.6 MB, and made this call wait for pages that may never be looked at.
-        self = cls(
+        return cls(
             fd,
             handle.nbytes,
             flags=mmap.MAP_PRIVATE,
-            prot=protection,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
             offset=handle.offset,
             **_OPTIONS,
         )
+
+    def belong_to(self, reader: ShmReader, handle: Handle) -> None:
+        """Release the slot of this handle when the pages are gone."""
         self._key = (handle.slot, handle.generation)
         self._reader = reader
-        return self
 
     def make_private(self) -> None:
         """Copy every page, so that the slot may be used again without this view changing."""
+        if self.closed:
+            return
         try:
             self.madvise(_POPULATE_WRITE)
         except OSError:
             for start in range(0, len(self), PAGE):
                 self[start] = self[start]
 
-    def let_go(self) -> None:
-        """Unmap, and tell the reader; or try later while a buffer is still there."""
-        reader = self._reader
-        if reader is None:
-            return
+    def close(self) -> None:
+        """Unmap, then tell the reader; a second call does nothing.
+
+        Raises
+        ------
+        BufferError
+            While a tensor or view over it is alive.
+        """
+        super().close()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader._claims.unclaim(self._key)
+
+    def __del__(self) -> None:
         try:
             self.close()
         except BufferError:
             # Part of a reference cycle: the collector came here before the buffers were gone.
-            reader._stuck.append(self)
-            return
-        self._reader = None
-        reader._claims.unclaim(self._key)
-
-    def __del__(self) -> None:
-        self.let_go()
+            if self._reader is not None:
+                self._reader._stuck.append(self)

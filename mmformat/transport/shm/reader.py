@@ -166,7 +166,7 @@ class ShmReader:
         self._claims.claim(handle)
         try:
             step("map.checked")
-            mapping = Mapping.of(self, handle, self._segment.fd)
+            mapping = Mapping.of(handle, fd=self._segment.fd)
         except BaseException as error:
             self._claims.unclaim((handle.slot, handle.generation))
             if isinstance(error, OSError | ValueError):
@@ -174,6 +174,8 @@ class ShmReader:
                     f"expected to map {handle.nbytes:,} bytes, got: {error}", code="map"
                 ) from error
             raise
+        # Out of the try: an interrupt in between may keep the slot, never release it twice.
+        mapping.belong_to(self, handle)
         self._mappings.add(mapping)
         step("map.mapped")
         if not self._claims.is_current(handle):
@@ -262,7 +264,11 @@ class ShmReader:
 
     def _retry_stuck(self) -> None:
         for _ in range(len(self._stuck)):
-            self._stuck.popleft().let_go()
+            mapping = self._stuck.popleft()
+            try:
+                mapping.close()
+            except BufferError:
+                self._stuck.append(mapping)
 
     def before_fork(self) -> None:
         """Copy what is mapped, so that the child's views never show another message."""

@@ -136,6 +136,20 @@ def test_a_view_in_a_reference_cycle_releases_when_it_is_collected(
     arena.reserve(1).abandon()
 
 
+def test_closing_a_mapping_releases_its_slot(arena: ShmArena, ranks: list[ShmReader]) -> None:
+    handle = _put(arena, b"hello")
+    mapping = ranks[0].map(handle)
+    view = memoryview(mapping)
+    with pytest.raises(BufferError):
+        mapping.close()
+    view.release()
+    mapping.close()
+    mapping.close()
+    with pytest.raises(StaleHandleError):
+        ranks[0].map(handle)
+    mapping.make_private()  # as a fork would ask it to
+
+
 def test_a_rank_may_skip_a_message(arena: ShmArena, ranks: list[ShmReader]) -> None:
     handle = _put(arena, b"hello")
     for rank in ranks:
