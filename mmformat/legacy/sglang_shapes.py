@@ -137,6 +137,10 @@ class SGLang:
         if extra:
             # A name that the model's own data has stays the model's.
             specific = {**{_free(key, specific): part for key, part in extra.items()}, **specific}
+        offsets = of(fields.get("offsets"), f"{path}.offsets")
+        if not _are_ranges(offsets):
+            specific = {**specific, "sglang.offsets": offsets}
+            offsets = None
         identity = of(fields.get("identity"), f"{path}.identity")
         if isinstance(identity, bytes):
             identity = identity.hex()
@@ -147,7 +151,7 @@ class SGLang:
             precomputed_embeddings=of(
                 fields.get("precomputed_embeddings"), f"{path}.precomputed_embeddings"
             ),
-            offsets=of(fields.get("offsets"), f"{path}.offsets"),
+            offsets=offsets,
             format=self.members.format(fields.get("format"), f"{path}.format"),
             model_specific_data=specific,
             hash=_integer(of(fields.get("hash"), f"{path}.hash"), f"{path}.hash"),
@@ -166,9 +170,7 @@ class SGLang:
         modalities = own.get("modalities") or ["image"]
         feature = own.pop("pixel_values", None)
         offsets = own.get("image_offsets")
-        pairs = isinstance(offsets, list) and all(
-            isinstance(pair, list | tuple) and len(pair) == 2 for pair in offsets
-        )
+        pairs = offsets is not None and _are_ranges(offsets)
         if pairs:
             del own["image_offsets"]
         hashes = own.get("image_hashes")
@@ -198,6 +200,16 @@ def _attributes(value: Any) -> dict[str, Any] | None:
         return None
     found, value.attributes = value.attributes, None
     return found
+
+
+def _are_ranges(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, list)
+        and all(
+            type(pair) is tuple and len(pair) == 2 and all(type(end) is int for end in pair)
+            for pair in value
+        )
+    )
 
 
 def _free(key: str, taken: dict[str, Any]) -> str:

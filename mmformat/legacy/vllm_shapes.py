@@ -78,8 +78,8 @@ class VLLM:
         item = self._item(fields.get("data"), fields.get("modality"), f"{path}.data")
         identifier, mm_hash = fields.get("identifier"), fields.get("mm_hash")
         item.identity = identifier if isinstance(identifier, str) else None
-        if isinstance(mm_hash, str) and mm_hash != identifier:
-            item.model_specific_data["mm_hash"] = mm_hash
+        if "mm_hash" in fields and mm_hash != identifier:
+            item.model_specific_data["mm_hash"] = self.values.of(mm_hash, f"{path}.mm_hash")
         position = fields.get("mm_position")
         if position is not None:
             place = self._range(position, f"{path}.mm_position")
@@ -121,7 +121,7 @@ class VLLM:
             precomputed_embeddings=specific.pop(embeds) if embeds and not feature else None,
             model_specific_data=specific,
         )
-        if described:
+        if value is not None:
             # What an adapter needs to build the vLLM item again.
             item.model_specific_data["vllm_fields"] = described
         return item
@@ -132,12 +132,15 @@ class VLLM:
             names = " ".join(specific)
             value = "video" if "video" in names else "audio" if "audio" in names else "image"
             self.values.report.add(path, "assumed", f"modality {value}, by the names of the fields")
-        if value not in _MODALITIES:
-            raise DecodeError(
-                f"expected a modality of {', '.join(_MODALITIES)}, got {ascii(value)[:40]}",
-                path=path,
-            )
-        return _MODALITIES[value]
+        found = _MODALITIES.get(value if isinstance(value, str) else "")
+        if found is None:
+            if not isinstance(value, str):
+                raise DecodeError("expected the name of a modality", path=path)
+            # Kept, so that nothing is lost; the model has no member for it.
+            specific["vllm_modality"] = value
+            self.values.report.add(path, "assumed", f"modality {ascii(value)[:40]} -> IMAGE")
+            return Modality.IMAGE
+        return found
 
     def _field(self, value: Any, path: str) -> dict[str, Any]:
         if not isinstance(value, Instance) or value.cls not in _FIELDS:
