@@ -16,7 +16,7 @@ from mmformat.codec.schema import SCHEMA_MESSAGE
 from mmformat.codec.verify import verify
 from mmformat.testing import Vector, golden_vectors
 from mmformat.testing.equality import twin_of
-from mmformat.testing.sweep import LIMITS, cuts, flips, outcome
+from mmformat.testing.sweep import LIMITS, cuts, flips, outcome, sweep
 
 VALID = golden_vectors("valid")
 SMALL = [vector for vector in VALID if vector.path.stat().st_size < 4200]
@@ -104,6 +104,18 @@ def test_a_flip_in_the_schema_is_refused_or_harmless() -> None:
             assert twin_of(decode(case)) == expected
     assert set(counts) <= OUTCOMES
     assert counts["schema"] > counts["value"] > 0, counts
+
+
+def test_the_long_sweep_counts_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs by hand over all vectors; here over the smallest, so that it keeps working."""
+    vector = min(VALID, key=lambda vector: vector.path.stat().st_size)
+    monkeypatch.setattr("mmformat.testing.sweep.golden_vectors", lambda kind: [vector])
+    counts, escaped = sweep(bits=1)
+    nbytes = len(vector.read())
+    assert escaped == []
+    assert sum(counts.values()) == 4 * nbytes
+    assert counts["cut decode truncated"] == counts["cut describe truncated"] == nbytes
+    assert {name.split()[2] for name in counts} <= OUTCOMES
 
 
 def test_a_foreign_byte_order_is_refused() -> None:
