@@ -39,8 +39,6 @@ def show(samples: Samples, quantities: tuple[str, ...]) -> None:
                 low, high = min(values), max(values)
                 if len(values) > 3:
                     low, _, high = statistics.quantiles(values, n=4)
-                cells.append(
-                    f"{quantity} {statistics.median(values):8.2f} ({low:.2f}-{high:.2f})"
-                )
+                cells.append(f"{quantity} {statistics.median(values):8.2f} ({low:.2f}-{high:.2f})")
             n = max(len(values) for values in found.values())
             print(f"  {way:42s} {'   '.join(cells)}   ms, n={n}")

@@ -43,7 +43,7 @@ def one_turn(ranks: Ranks, arena: mm.Arena, case: tuple[str, torch.Tensor], way:
     )
     expected = digest_of([item])
     installed = None
-    ranks.control("install" if way.startswith("mmformat") else "remove")
+    ranks.control(f"install {arena.name}" if way.startswith("mmformat") else "remove")
     if way.startswith("mmformat"):
         installed = install(ranks.manager, arena=arena)
     try:
@@ -95,9 +95,7 @@ def main() -> None:
     parser.add_argument("--case", action="append", choices=list(CASES))
     arguments = parser.parse_args()
     chosen: Any = arguments.case or list(CASES)
-    samples = measure(
-        arguments.side, cases=chosen, rounds=arguments.rounds, tp_size=arguments.tp
-    )
+    samples = measure(arguments.side, cases=chosen, rounds=arguments.rounds, tp_size=arguments.tp)
     if arguments.out:
         report.write(
             arguments.out / f"{arguments.side}.json",

@@ -97,9 +97,7 @@ def running(side: str, *, tp_size: int = 4) -> Iterator[Ranks]:
 
 def tensors_of(value: Any) -> Iterator[Any]:
     """Yield every tensor and array of nested lists, tuples and dicts."""
-    if hasattr(value, "numpy"):
-        yield value
-    elif isinstance(value, np.ndarray):
+    if hasattr(value, "numpy") or isinstance(value, np.ndarray):
         yield value
     elif isinstance(value, dict):
         for part in value.values():
@@ -179,7 +177,8 @@ def _serve(side_name: str, rank: int, tp_size: int, folder: str, answers: Any) -
                     installed.remove()
                     installed = None
                 if rid.startswith("install"):
-                    installed = install(scheduler, reader=rank)
+                    name = rid.partition(" ")[2] or None
+                    installed = install(scheduler, arena=name, reader=rank)
                 answers.put({"rank": rank, "rid": rid})
                 continue
             answers.put({"rank": rank, **_look(side, scheduler, received)})
@@ -203,9 +202,7 @@ def _look(side: Any, scheduler: Any, received: Any) -> dict[str, Any]:
         "touched_ns": touched_ns,
         "digest": digest_of(made.mm_items),
         "hashes": [each.hash for each in made.mm_items],
-        "pads": [
-            (each.pad_value, getattr(each, "pad_values", None)) for each in made.mm_items
-        ],
+        "pads": [(each.pad_value, getattr(each, "pad_values", None)) for each in made.mm_items],
         "identities": [getattr(each, "identity", None) for each in made.mm_items],
         "request": {
             name: value

@@ -35,7 +35,8 @@ def send_mm(socket: Any, obj: Any, flags: int = 0, *, copy: bool = True) -> Any:
     Returns
     -------
     None, MessageTracker, or an awaitable of these
-        What ``socket.send_multipart`` returns: to be awaited where the socket is asynchronous.
+        None with a copy, else what says when ZeroMQ is done with the memory; to be awaited where
+        the socket is asynchronous.
 
     Raises
     ------
@@ -60,13 +61,25 @@ def send_mm(socket: Any, obj: Any, flags: int = 0, *, copy: bool = True) -> Any:
     zmq = require("zmq", extra="zmq")
     inputs = obj if isinstance(obj, MultimodalInputs) else _wrapped(obj)
     frames: list[Any] = []
+    trackers: list[Any] = []
     for frame in encode(inputs).frames:
         view = memoryview(frame)
         if copy or view.nbytes < _ZERO_COPY_FROM_NBYTES:
             frames.append(bytes(view))
         else:
             frames.append(zmq.Frame(frame, track=True, copy=False, copy_threshold=0))
-    return socket.send_multipart(frames, flags=flags, copy=False, track=not copy)
+            trackers.append(frames[-1].tracker)
+    sent = socket.send_multipart(frames, flags=flags, copy=False)
+    # The socket's own tracker would watch the last frame alone.
+    tracker = None if copy else zmq.MessageTracker(*trackers)
+    if not hasattr(sent, "__await__"):
+        return tracker
+
+    async def finished() -> Any:
+        await sent
+        return tracker
+
+    return finished()
 
 
 def recv_mm(socket: Any, flags: int = 0, *, limits: Limits | None = None) -> Any:

@@ -32,6 +32,17 @@ class Readers:
         self._reader = reader
         self._readers: dict[str, ArenaReader] = {}
 
+    def attach(self, name: str) -> None:
+        """Attach to an arena before its first handle comes; a rank that comes back must.
+
+        Raises
+        ------
+        TransportError
+            As :meth:`mmformat.Arena.attach`.
+        """
+        if name not in self._readers:
+            self._readers[name] = Arena.attach(name, reader=self._reader)
+
     def get(self, handle: bytes) -> MultimodalInputs:
         """Return the inputs of a handle.
 

@@ -41,7 +41,11 @@ class Installed:
 
 
 def install(
-    target: Any, *, arena: Arena | None = None, reader: int | None = None, timeout_s: float = 0.0
+    target: Any,
+    *,
+    arena: Arena | str | None = None,
+    reader: int | None = None,
+    timeout_s: float = 0.0,
 ) -> Installed:
     """Let a handle of under 256 bytes cross the engine in place of a request's media.
 
@@ -50,8 +54,10 @@ def install(
     target : TokenizerManager, Scheduler or SchedulerRequestReceiver
         Of SGLang 0.5.5 or 0.5.23. It must be installed in the tokenizer's process and in each
         scheduler's.
-    arena : Arena, optional
+    arena : Arena or str, optional
         In the tokenizer's process: where the media go; one reader for each tensor-parallel rank.
+        In a scheduler's process: the name of an arena to attach to at once. Omitted, the rank
+        attaches when the first handle comes, which a rank that was attached before must not do.
     reader : int, optional
         In a scheduler's process: its reader's number; the tensor-parallel rank when omitted.
     timeout_s : float
@@ -81,14 +87,16 @@ def install(
     _check_ranks(target)
     newer = _is_newer()
     if hasattr(target, "send_to_scheduler"):
-        if arena is None:
-            raise ModelError("expected an arena for a tokenizer manager, got none")
+        if not isinstance(arena, Arena):
+            raise ModelError(f"expected an arena for a tokenizer manager, got {arena!r}")
         announcer = Announcer(arena, timeout_s=timeout_s)
         way = shm_pointers.announce if newer else inline_pickle.announce
         return Installed(way(target, announcer))
     if not hasattr(target, "model_config"):
         raise ModelError(f"expected a TokenizerManager or a Scheduler, got {type(target).__name__}")
     readers = Readers(_rank_of(target) if reader is None else reader)
+    if arena is not None:
+        readers.attach(arena if isinstance(arena, str) else arena.name)
     undo = (shm_pointers.open_handles if newer else inline_pickle.open_handles)(target, readers)
 
     def remove() -> None:

@@ -59,5 +59,5 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def stand_in(*names: str) -> None:
     """Let imports of these packages succeed; what is taken from them is empty."""
     absent = [name for name in names if importlib.util.find_spec(name) is None]
-    if absent:
+    if absent:  # a second call finds the names
         sys.meta_path.insert(0, _Finder(absent))

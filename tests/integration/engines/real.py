@@ -21,7 +21,8 @@ def has(engine: str) -> bool:
 
 def module(name: str) -> Any:
     """Import a module of an engine; its warnings are its own affair."""
-    stand_in("torchvision", "sgl_kernel")
+    if name.startswith("sglang"):
+        stand_in("torchvision", "sgl_kernel")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module(name)

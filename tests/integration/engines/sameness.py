@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections import UserDict
 from typing import Any
 
@@ -40,7 +41,11 @@ def difference(a: Any, b: Any, path: str = "$") -> str | None:
             {k: v for k, v in getattr(x, "__dict__", {}).items() if k not in names} for x in (a, b)
         )
         return found or difference(extra_a, extra_b, f"{path}.__dict__")
-    return None if a == b or (a != a and b != b) else f"{path}: {a!r} is not {b!r}"
+    return None if a == b or _both_nan(a, b) else f"{path}: {a!r} is not {b!r}"
+
+
+def _both_nan(a: Any, b: Any) -> bool:
+    return isinstance(a, float) and math.isnan(a) and math.isnan(b)
 
 
 def _first(parts: Any) -> str | None:

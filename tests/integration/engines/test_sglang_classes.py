@@ -46,12 +46,16 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_siz
 names |= st.sampled_from(["image_grid_thw", "hash", "pad_values", "feature", "mm_item.x", "$a"])
 values = st.recursive(
     scalars | tensors(),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(names, inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(names, inner, max_size=3)
+    ),
     max_leaves=6,
 )
-data = st.dictionaries(names.filter(lambda name: not name.startswith("sglang.")), values, max_size=4)
+data = st.dictionaries(
+    names.filter(lambda name: not name.startswith("sglang.")), values, max_size=4
+)
 features = st.none() | tensors() | st.lists(tensors(), min_size=1, max_size=3)
 ranges = st.none() | st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=3)
 ranges |= st.lists(st.lists(st.integers(0, 99), min_size=2, max_size=2), min_size=1, max_size=2)
@@ -83,7 +87,9 @@ def engine_items(draw: Any) -> Any:
 
 @st.composite
 def containers(draw: Any, cls: Any) -> Any:
-    chosen = draw(st.lists(st.sampled_from(sorted(set(defaults_of(cls)) - {"mm_items"})), unique=True))
+    chosen = draw(
+        st.lists(st.sampled_from(sorted(set(defaults_of(cls)) - {"mm_items"})), unique=True)
+    )
     fields = {name: draw(values) for name in chosen}
     return cls(mm_items=draw(st.lists(engine_items(), max_size=3)), **fields)
 

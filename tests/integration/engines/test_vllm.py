@@ -1,0 +1,251 @@
+"""vLLM's real classes, encoder and decoder."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given, settings
+
+import mmformat as mm
+from mmformat.adapters.vllm import (
+    attach,
+    from_mmformat,
+    mm_decoder,
+    mm_encoder,
+    shared_item,
+    to_mmformat,
+)
+from tests.integration.engines.real import module, needs
+from tests.integration.engines.sameness import difference
+
+needs("vllm")
+
+inputs = module("vllm.multimodal.inputs")
+serial = module("vllm.v1.serial_utils")
+serial.PIN_MEMORY = False
+
+DTYPES = [torch.float32, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
+KEYS = ["pixel_values", "image_grid_thw", "image_embeds", "input_features", "second_per_grid_ts"]
+
+slices = st.builds(slice, st.none() | st.integers(0, 9), st.none() | st.integers(0, 9), st.none())
+fields = st.one_of(
+    st.builds(inputs.MultiModalBatchedField, keep_on_cpu=st.booleans()),
+    st.builds(inputs.MultiModalSharedField, batch_size=st.integers(1, 4)),
+    st.builds(
+        inputs.MultiModalFlatField,
+        slices=st.lists(slices, max_size=3) | st.lists(st.lists(slices, max_size=2), max_size=2),
+        dim=st.integers(-2, 2),
+        keep_on_cpu=st.booleans(),
+    ),
+)
+
+
+@st.composite
+def tensors(draw: Any) -> Any:
+    shape = draw(st.lists(st.integers(0, 20), max_size=3).map(tuple))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    return torch.randint(0, 2, shape, generator=generator).to(draw(st.sampled_from(DTYPES)))
+
+
+nested = st.recursive(tensors(), lambda inner: st.lists(inner, max_size=3), max_leaves=4)
+data = st.none() | nested | st.integers(0, 9) | st.floats(allow_nan=False)
+elems = st.builds(inputs.MultiModalFieldElem, data=data, field=fields)
+keys = st.sampled_from(KEYS) | st.text("abc_", min_size=1, max_size=5)
+items = st.dictionaries(keys, elems, max_size=4).map(inputs.MultiModalKwargsItem)
+modalities = st.sampled_from(["image", "video", "audio", "vision_chunk"])
+grouped = st.dictionaries(modalities, st.lists(st.none() | items, max_size=2), max_size=3)
+places = st.builds(
+    inputs.PlaceholderRange,
+    offset=st.integers(0, 99),
+    length=st.integers(0, 99),
+    is_embed=st.none() | tensors(),
+)
+features = st.builds(
+    inputs.MultiModalFeatureSpec,
+    data=st.none() | items,
+    modality=modalities,
+    identifier=st.text(max_size=9),
+    mm_position=places,
+    mm_hash=st.none() | st.text(max_size=9),
+)
+
+
+def through_bytes(obj: Any) -> mm.MultimodalInputs:
+    return mm.decode(bytes(mm.encode(to_mmformat(obj))))
+
+
+@settings(max_examples=150)
+@given(items)
+def test_an_item_comes_back_as_it_went(item: Any) -> None:
+    back = from_mmformat(through_bytes(item), inputs.MultiModalKwargsItem)
+    assert difference(item, back) is None
+
+
+@settings(max_examples=100)
+@given(grouped.map(inputs.MultiModalKwargsItems))
+def test_items_by_modality_come_back_as_they_went(made: Any) -> None:
+    assert difference(made, from_mmformat(through_bytes(made))) is None
+
+
+@settings(max_examples=150)
+@given(st.lists(features, max_size=3))
+def test_features_come_back_as_they_went(made: list[Any]) -> None:
+    back = from_mmformat(through_bytes(made), inputs.MultiModalFeatureSpec)
+    assert difference(made, back) is None
+
+
+def request(item: Any) -> Any:
+    engine = module("vllm.v1.engine")
+    feature = inputs.MultiModalFeatureSpec(
+        data=item,
+        modality="image",
+        identifier="abc",
+        mm_position=inputs.PlaceholderRange(offset=3, length=5, is_embed=torch.ones(5) > 0),
+        mm_hash="abc",
+    )
+    return engine.EngineCoreRequest(
+        request_id="r1",
+        prompt_token_ids=[1, 2, 3],
+        mm_features=[feature],
+        sampling_params=module("vllm.sampling_params").SamplingParams(max_tokens=3),
+        pooling_params=None,
+        arrival_time=1.5,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+
+
+def picture(*, rows: int = 300, dtype: torch.dtype = torch.float32) -> Any:
+    generator = torch.Generator().manual_seed(5)
+    return inputs.MultiModalKwargsItem(
+        {
+            "pixel_values": inputs.MultiModalFieldElem(
+                data=torch.randn(rows, 1176, generator=generator).to(dtype),
+                field=inputs.MultiModalFlatField(slices=[slice(0, rows)], dim=0),
+            ),
+            "image_grid_thw": inputs.MultiModalFieldElem(
+                data=torch.tensor([1, 15, 20]),
+                field=inputs.MultiModalBatchedField(keep_on_cpu=True),
+            ),
+        }
+    )
+
+
+@pytest.mark.parametrize("share_mem", [True, False])
+def test_a_request_through_both_encoders_is_the_same(share_mem: bool) -> None:
+    engine = module("vllm.v1.engine").EngineCoreRequest
+    original = request(picture())
+    theirs = serial.MsgpackDecoder(engine, share_mem=share_mem).decode(
+        serial.MsgpackEncoder().encode(original)
+    )
+    ours = mm_decoder(engine, share_mem=share_mem).decode(mm_encoder().encode(original))
+    assert difference(original.mm_features, ours.mm_features) is None
+    assert difference(theirs.mm_features, ours.mm_features) is None
+    assert (ours.request_id, ours.sampling_params) == (theirs.request_id, theirs.sampling_params)
+
+
+@settings(max_examples=60)
+@given(items)
+def test_any_item_comes_through_the_frames(item: Any) -> None:
+    frames = [bytes(frame) for frame in mm_encoder().encode(item)]
+    back = mm_decoder(inputs.MultiModalKwargsItem).decode(frames)
+    assert difference(item, back) is None
+
+
+def test_the_encoder_copies_no_large_tensor() -> None:
+    item = picture()
+    frames = mm_encoder().encode(item)
+    addresses = {torch.frombuffer(f, dtype=torch.uint8).data_ptr() for f in frames[1:] if len(f)}
+    assert item["pixel_values"].data.data_ptr() in addresses
+
+
+def test_the_decoder_reads_what_the_engines_encoder_wrote() -> None:
+    item = picture()
+    back = mm_decoder(inputs.MultiModalKwargsItem).decode(serial.MsgpackEncoder().encode(item))
+    assert difference(item, back) is None
+
+
+def test_frames_that_are_not_there_are_refused() -> None:
+    first, *_ = mm_encoder().encode(picture())
+    with pytest.raises(mm.DecodeError, match="expected the place of an item's frames"):
+        mm_decoder(inputs.MultiModalKwargsItem).decode([first])
+
+
+def _worker(rank: int, tasks: Any, answers: Any) -> None:
+    module("vllm.multimodal.inputs")
+    readers = attach(rank)
+    while (item := tasks.get()) is not None:
+        if isinstance(item, str):  # told to drop what came, unopened
+            answers.put(rank)
+            continue
+        answers.put(
+            (rank, float(item["pixel_values"].data.double().sum()), len(pickle.dumps(item)))
+        )
+        del item
+    readers.close()
+
+
+def test_a_handle_crosses_the_engine_to_every_worker() -> None:
+    """API server -> engine core (which does not look inside) -> workers, by the engine's pickle."""
+    spawn = multiprocessing.get_context("spawn")
+    queues, answers = [spawn.Queue() for _ in range(2)], spawn.Queue()
+    workers = [
+        spawn.Process(target=_worker, args=(rank, queue, answers), daemon=True)
+        for rank, queue in enumerate(queues)
+    ]
+    for worker in workers:
+        worker.start()
+    engine = module("vllm.v1.engine").EngineCoreRequest
+    item = picture()
+    with mm.Arena.create(nbytes=2**24, readers=2) as arena:
+        frames = mm_encoder(arena=arena).encode(request(item))
+        assert sum(len(frame) for frame in frames) < 1024
+        shared = mm_decoder(engine).decode(frames).mm_features[0].data
+        assert isinstance(shared, inputs.MultiModalKwargsItem)
+        assert len(pickle.dumps(shared)) < 512
+        with pytest.raises(mm.MMFormatError, match="expected a process that reads the arena"):
+            shared["pixel_values"]
+        for queue in queues:
+            queue.put(shared)
+        expected = float(item["pixel_values"].data.double().sum())
+        found = [answers.get(timeout=120) for _ in workers]
+        assert sorted(found)[0][:2] == (0, expected)
+        assert sorted(found)[1][:2] == (1, expected)
+        assert arena.wait_released(timeout_s=5.0)
+        for queue in queues:
+            queue.put(None)
+        for worker in workers:
+            worker.join(20)
+            assert worker.exitcode == 0
+
+
+def test_an_item_that_is_dropped_unopened_releases_its_slot() -> None:
+    with mm.Arena.create(nbytes=2**24, readers=1) as arena:
+        readers = attach(0)
+        handle = bytes(arena.put(to_mmformat(picture())))
+        item = shared_item(handle)
+        assert arena.stats().slots_granted == 1
+        del item
+        assert arena.wait_released(timeout_s=2.0)
+        readers.close()
+
+
+def test_what_does_not_fit_goes_the_engines_own_way() -> None:
+    item = picture()
+    with mm.Arena.create(nbytes=2**16, readers=1) as arena:
+        frames = mm_encoder(arena=arena).encode(item)
+    assert difference(item, mm_decoder(inputs.MultiModalKwargsItem).decode(frames)) is None
+
+
+def test_an_item_of_another_origin_is_refused() -> None:
+    item = mm.MultimodalDataItem(modality="IMAGE", feature=torch.ones(3))
+    with pytest.raises(mm.ModelError, match="came from vLLM"):
+        from_mmformat(mm.MultimodalInputs(items=[item]), inputs.MultiModalKwargsItem)
+    with pytest.raises(mm.ModelError, match="expected vLLM's multimodal inputs, got int"):
+        to_mmformat(3)

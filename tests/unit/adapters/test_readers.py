@@ -1,0 +1,52 @@
+"""One rank's readers of several arenas."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import mmformat as mm
+from mmformat.adapters.readers import Readers
+
+
+def _inputs(number: int) -> mm.MultimodalInputs:
+    item = mm.MultimodalDataItem(modality="IMAGE", feature=np.full((2, 3), number, np.float32))
+    return mm.MultimodalInputs(items=[item])
+
+
+def test_handles_of_two_arenas_are_read() -> None:
+    readers = Readers(0)
+    with (
+        mm.Arena.create(nbytes=2**16, readers=1) as one,
+        mm.Arena.create(nbytes=2**16, readers=1) as other,
+    ):
+        handles = [bytes(one.put(_inputs(1))), bytes(other.put(_inputs(2)))]
+        found = [readers.get(handle).items[0].feature[0, 0] for handle in handles]
+        assert found == [1.0, 2.0]
+        assert one.wait_released(timeout_s=2.0)
+        readers.close()
+
+
+def test_a_rank_that_comes_back_attaches_before_its_next_handle() -> None:
+    with mm.Arena.create(nbytes=2**16, readers=1) as arena:
+        readers = Readers(0)
+        readers.attach(arena.name)
+        readers.close()
+        unseen = bytes(arena.put(_inputs(3)))
+        again = Readers(0)
+        with pytest.raises(mm.StaleHandleError):
+            again.get(unseen)
+        handle = bytes(arena.put(_inputs(4)))
+        assert again.get(handle).items[0].feature[0, 0] == 4.0
+        again.close()
+
+
+def test_a_released_handle_is_stale() -> None:
+    readers = Readers(0)
+    with mm.Arena.create(nbytes=2**16, readers=1) as arena:
+        handle = bytes(arena.put(_inputs(1)))
+        readers.release(handle)
+        assert arena.wait_released(timeout_s=2.0)
+        with pytest.raises(mm.StaleHandleError):
+            readers.get(handle)
+        readers.close()

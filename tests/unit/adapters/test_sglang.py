@@ -1,0 +1,117 @@
+"""The mapping's own logic, on dicts and classes of the same kinds; the real: make engines."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+import mmformat as mm
+from mmformat.adapters.sglang import from_mmformat, install, to_mmformat
+from mmformat.adapters.sglang.fields import defaults_of, fields_of
+from mmformat.adapters.sglang.plugin import VARIABLE, register
+
+
+@dataclasses.dataclass
+class AsDataclass:
+    needed: int
+    size: int | None = None
+    names: list[str] = dataclasses.field(default_factory=list)
+
+
+class AsStruct(msgspec.Struct, kw_only=True, dict=True):
+    size: int | None = None
+    needed: int
+    names: list[str] = []
+
+
+@pytest.mark.parametrize("cls", [AsDataclass, AsStruct])
+def test_fields_and_defaults_of_both_kinds(cls: Any) -> None:
+    known = defaults_of(cls)
+    assert set(known) == {"needed", "size", "names"}
+    assert (known["size"], known["names"]) == (None, [])
+    value = cls(needed=1)
+    value.added = 5
+    assert fields_of(value) == {"needed": 1, "size": None, "names": [], "added": 5}
+    assert not any(known["needed"] == other for other in (None, 0, 1, [], {}))
+
+
+def test_a_dict_of_dicts_is_taken_whole() -> None:
+    media = {
+        "mm_items": [
+            {
+                "modality": "AUDIO",
+                "feature": torch.ones(3),
+                "hash": -5,
+                "pad_value": 9,
+                "offsets": [(1, 4)],
+                "format": "PROCESSOR_OUTPUT",
+                "identity": bytes(range(32)),
+                "model_specific_data": {"feature_lens": torch.tensor([3]), "hash": "mine"},
+                "novel": (1, 2),
+            }
+        ],
+        "audio_token_id": 11,
+        "unset": None,
+    }
+    inputs = mm.decode(mm.encode(to_mmformat(media)))
+    item = inputs.items[0]
+    assert (item.modality, item.format) == (mm.Modality.AUDIO, mm.InputFormat.PROCESSOR_OUTPUT)
+    assert (item.hash, item.pad_value, item.offsets) == (-5, 9, [(1, 4)])
+    assert item.identity == bytes(range(32)).hex()
+    assert item.model_specific_data["novel"] == (1, 2)
+    assert item.model_specific_data["sglang.data.hash"] == "mine"
+    assert inputs.request_data == {"audio_token_id": 11, "unset": None}
+
+
+def test_offsets_of_another_shape_are_kept_beside() -> None:
+    inputs = to_mmformat({"mm_items": [{"modality": "IMAGE", "offsets": [[1, 2]]}]})
+    assert inputs.items[0].offsets is None
+    assert inputs.items[0].model_specific_data == {"sglang.offsets": [[1, 2]]}
+
+
+def test_an_extent_becomes_a_tuple() -> None:
+    data = {"shape": torch.Size([2, 3])}
+    inputs = to_mmformat({"mm_items": [{"modality": "IMAGE", "model_specific_data": data}]})
+    assert type(inputs.items[0].model_specific_data["shape"]) is tuple
+
+
+@pytest.mark.parametrize("value", [3, object(), {"a": 1}, [3], {"mm_items": 5}])
+def test_other_objects_are_refused(value: Any) -> None:
+    with pytest.raises(mm.ModelError, match="expected"):
+        to_mmformat(value)
+
+
+def test_an_unknown_modality_is_named() -> None:
+    with pytest.raises(mm.ModelError, match=r"got 'SMELL' - at \$\.mm_items\[0\]\.modality"):
+        to_mmformat({"mm_items": [{"modality": "SMELL"}]})
+
+
+@pytest.mark.skipif("sglang" in sys.modules, reason="SGLang is installed")
+def test_without_the_engine_the_hint_is_how_to_install_it() -> None:
+    with pytest.raises(mm.MissingExtraError) as caught:
+        from_mmformat(mm.MultimodalInputs())
+    assert caught.value.hint == "pip install sglang"
+
+
+def test_the_plugin_is_off_until_its_variable_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(sys.modules)
+    monkeypatch.delenv(VARIABLE, raising=False)
+    register()
+    assert not {name for name in set(sys.modules) - before if name.startswith("sglang")}
+    monkeypatch.setenv(VARIABLE, "plenty")
+    with pytest.raises(mm.ModelError, match="got 'plenty'"):
+        register()
+
+
+def test_several_hosts_are_refused() -> None:
+    class Manager:
+        send_to_scheduler = None
+        server_args = type("Arguments", (), {"nnodes": 2})
+
+    with pytest.raises(mm.ModelError, match="expected nnodes of 1, got 2"):
+        install(Manager())
