@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.chaos.run import Chaos, problems
+from mmformat.measure import environment
 
 
 def main() -> int:
@@ -17,6 +18,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--ranks", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="mmf-chaos-") as directory:
         figures = Chaos(
@@ -26,7 +28,10 @@ def main() -> int:
             seed=arguments.seed,
         ).run()
     found = problems(figures)
-    print(json.dumps({**figures, "problems": found}, indent=2))
+    text = json.dumps({**figures, "problems": found, "environment": environment()}, indent=2)
+    print(text)
+    if arguments.output is not None:
+        arguments.output.write_text(text + "\n")
     return 1 if found else 0
 
 

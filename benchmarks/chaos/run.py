@@ -53,6 +53,7 @@ class Chaos:
     def __init__(self, directory: Path, *, requests: int, ranks: int, seed: int) -> None:
         self.directory = directory
         self.requests = requests
+        self.seed = seed
         self.rng = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.deaths: Counter[str] = Counter()
@@ -224,6 +225,7 @@ class Chaos:
         left = [path.name for path in self.directory.glob("mmf-*")]
         return {
             "requests": self.requests,
+            "seed": self.seed,
             "ranks": len(self.ranks),
             "seconds": round(seconds, 1),
             "counts": dict(self.counts),
