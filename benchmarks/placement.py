@@ -10,12 +10,14 @@ import json
 from pathlib import Path
 
 from mmformat.bench.placement import run_expansion, run_one_device, run_ranks
+from mmformat.bench.placement.pool import run_pool
 from mmformat.bench.placement.tower import run_tower
 
 SCENARIOS = {
     "one-device": run_one_device,
     "expansion": run_expansion,
     "ranks": run_ranks,
+    "pool": run_pool,
     "tower": run_tower,
 }
 

@@ -14,7 +14,8 @@ step() {
 }
 tests=(python3 -m pytest tests/gpu -q --timeout 100 -p no:cacheprovider)
 if [ "$2" = all ]; then
-  step tests "${tests[@]}" -k "ranks or two_devices or pool or peer"
+  step tests "${tests[@]}"
+  step pool python3 benchmarks/placement.py pool --out "$out/pool.json"
   step ranks python3 benchmarks/placement.py ranks --out "$out/ranks.json"
   step tower python3 benchmarks/placement.py tower --out "$out/tower.json"
 else

@@ -8,8 +8,8 @@ import mmap
 from typing import TYPE_CHECKING, Final
 
 from mmformat._arrow import buffer_of
+from mmformat._cudart import forget_last_error, torch_runtime
 from mmformat.errors import PlacementError
-from mmformat.placement.runtime import forget_last_error, torch_runtime
 
 if TYPE_CHECKING:
     import torch

@@ -26,7 +26,12 @@ RANK_WAYS: Final = (
     "arena-dictionary",
     "arena-pageable",
     "broadcast",
+    "pinned-row",
+    "arena-row",
 )
+ROW: Final = 8
+"""Messages behind each other in the ways that end so; their times are divided by it."""
+
 LEAD_NS: Final = 3_000_000
 """All ranks start at one moment of the clock that they share, this much after being told."""
 
@@ -50,7 +55,7 @@ def run_ranks(
     for name in requests:
         request = REQUESTS[name]
         with (
-            Arena.create(nbytes=request.nbytes + 2**24, readers=world) as arena,
+            Arena.create(nbytes=(ROW + 1) * request.nbytes + 2**24, readers=world) as arena,
             Crew() as crew,
         ):
             ends = []
@@ -92,10 +97,13 @@ def _cells(
     correct = dict.fromkeys(names, True)
     offers = {encoding: request.make(encoding, seed=5) for encoding in ("plain", "float32")}
     for turn in turns(names, rounds=rounds or request.rounds // 2, warmup=2):
-        handle = arena.put(offers[_encoding(turn.name)], timeout_s=10)
+        handles = [
+            bytes(arena.put(offers[_encoding(turn.name)], timeout_s=10))
+            for _ in range(_length(turn.name))
+        ]
         start_ns = clock_ns() + LEAD_NS
         for number, end in enumerate(ends):
-            end.send((turn.name if number < count else "pass", bytes(handle), start_ns))
+            end.send((turn.name if number < count else "pass", handles, start_ns))
         answers = [_answer(end, crew) for end in ends][:count]
         if turn.is_recorded:
             last[turn.name].values.append(max(done_ns for done_ns, _ in answers))
@@ -119,6 +127,10 @@ def _cells(
 
 def _encoding(way: str) -> str:
     return "float32" if way == "arena-dictionary" else "plain"
+
+
+def _length(way: str) -> int:
+    return ROW if way.endswith("-row") else 1
 
 
 def _answer(end: Connection, crew: Crew) -> Any:
@@ -154,17 +166,19 @@ def _rank(
         ways = _ways(rank, number, pinned, targets)
         end.send(rank.placement.registered)
         while (told := end.recv()) is not None:
-            name, handle, start_ns = told
+            name, told_handles, start_ns = told
+            handles = [Handle.from_bytes(each) for each in told_handles]
             if name == "pass":
-                rank.release(handle)
+                for handle in handles:
+                    rank.release(handle)
                 end.send((0, True))
                 continue
             gc.disable()
             while clock_ns() < start_ns:
                 pass
-            found = ways[name](Handle.from_bytes(handle))
+            found = ways[name](handles)
             torch.cuda.synchronize(device)
-            done_ns = clock_ns() - start_ns
+            done_ns = (clock_ns() - start_ns) / len(handles)
             gc.enable()
             same = all(
                 torch.equal(one.view(torch.int32), other.view(torch.int32))
@@ -184,27 +198,33 @@ def _ways(
     number: int,
     pinned: list[torch.Tensor],
     targets: list[torch.Tensor],
-) -> dict[str, Callable[[Handle], list[torch.Tensor]]]:
+) -> dict[str, Callable[[list[Handle]], list[torch.Tensor]]]:
     from torch import distributed
 
-    def get(handle: Handle) -> list[torch.Tensor]:
-        return features_of(rank.get(handle))
+    def get(handles: list[Handle]) -> list[torch.Tensor]:
+        return features_of(rank.get(handles[0]))
 
-    def from_pinned(handle: Handle) -> list[torch.Tensor]:
-        for host, target in zip(pinned, targets, strict=True):
-            target.copy_(host, non_blocking=True)
-        rank.release(handle)
+    def get_row(handles: list[Handle]) -> list[torch.Tensor]:
+        rank.prefetch(handles)
+        return [features_of(rank.get(handle)) for handle in handles][-1]
+
+    def from_pinned(handles: list[Handle]) -> list[torch.Tensor]:
+        for _ in handles:
+            for host, target in zip(pinned, targets, strict=True):
+                target.copy_(host, non_blocking=True)
+        for handle in handles:
+            rank.release(handle)
         return targets
 
-    def pageable(handle: Handle) -> list[torch.Tensor]:
-        found: MultimodalInputs = rank.get(handle, device="cpu")
+    def pageable(handles: list[Handle]) -> list[torch.Tensor]:
+        found: MultimodalInputs = rank.get(handles[0], device="cpu")
         return [each.to(targets[0].device) for each in features_of(found)]
 
-    def broadcast(handle: Handle) -> list[torch.Tensor]:
+    def broadcast(handles: list[Handle]) -> list[torch.Tensor]:
         if number == 0:
-            found = features_of(rank.get(handle))
+            found = features_of(rank.get(handles[0]))
         else:
-            rank.release(handle)
+            rank.release(handles[0])
             found = targets
         for each in found:
             distributed.broadcast(each, src=0)
@@ -212,8 +232,10 @@ def _ways(
 
     return {
         "pinned": from_pinned,
+        "pinned-row": from_pinned,
         "arena": get,
         "arena-dictionary": get,
+        "arena-row": get_row,
         "arena-pageable": pageable,
         "broadcast": broadcast,
     }
