@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -91,16 +90,19 @@ class ZmqChannel(ChannelContract):
             received: list[list[Any]] = []
             senders, receivers = [], []
             for rank in range(RANKS):
-                if self.sends != zmq.PUB or not senders:
+                if self.sends != zmq.XPUB or not senders:
                     senders.append(context.socket(self.sends))
+                    if self.sends == zmq.XPUB:
+                        senders[0].setsockopt(zmq.XPUB_VERBOSE, 1)  # report each subscriber
                     address = f"ipc://{directory}/{rank}"
                     senders[-1].bind(address)
                 receivers.append(context.socket(self.receives))
                 if self.receives == zmq.SUB:
                     receivers[-1].subscribe(b"")
                 receivers[-1].connect(address)
-            if self.sends == zmq.PUB:
-                time.sleep(0.2)  # subscriptions have to arrive first
+            if self.sends == zmq.XPUB:
+                for _ in range(RANKS):
+                    assert senders[0].recv() == b"\x01"  # a subscription has arrived
             for message in messages:
                 half = len(message) // 2
                 frames = [memoryview(message)[:half], memoryview(message)[half:]]
@@ -119,7 +121,7 @@ class TestPushPull(ZmqChannel):
 
 
 class TestPubSub(ZmqChannel):
-    sends, receives = zmq.PUB, zmq.SUB
+    sends, receives = zmq.XPUB, zmq.SUB
 
 
 class TestPairs(ZmqChannel):
