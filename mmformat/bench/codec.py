@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from mmformat.bench.arms import Arm, make_arm
+from mmformat.bench.arms import Arm, arm_class, make_arm
 from mmformat.bench.payloads import Payload, digests_of, payload, stamp, tensors_of
 from mmformat.bench.results import Cell, Result, available
 from mmformat.measure import clock_ns, minor_faults, turns, without_collection
@@ -117,7 +117,7 @@ def run_codec(
 
 
 def _applies(arm: str, chosen: Payload) -> bool:
-    return chosen.dictionary is not None or not make_arm(arm).wants_dictionary
+    return chosen.dictionary is not None or not arm_class(arm).wants_dictionary
 
 
 def _part(follow: Follow | None, title: str, index: int, count: int) -> Follow:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mmformat.bench.arms import make_arm, why_missing
+from mmformat.bench.arms import arm_class, why_missing
 from mmformat.bench.arms.catalogue import ARMS
 from mmformat.bench.payloads import PAYLOADS
 from mmformat.errors import MMFormatError
@@ -136,5 +136,5 @@ def available(names: list[str]) -> tuple[list[str], dict[str, str]]:
 def _arm(name: str) -> dict[str, str]:
     if name not in ARMS:
         return {"name": name, "title": name, "note": ""}
-    arm = type(make_arm(name))
+    arm = arm_class(name)
     return {"name": name, "title": arm.title, "note": arm.note}

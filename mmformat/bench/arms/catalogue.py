@@ -9,7 +9,7 @@ from typing import Final
 from mmformat.bench.arms.arm import Arm
 from mmformat.errors import ModelError
 
-__all__ = ["ARMS", "make_arm", "why_missing"]
+__all__ = ["ARMS", "arm_class", "make_arm", "why_missing"]
 
 _HERE: Final = "mmformat.bench.arms"
 
@@ -37,7 +37,14 @@ ARMS: Final = {
 """Module and class within this room, by the arm's name."""
 
 
-def _class_of(name: str) -> type[Arm]:
+def arm_class(name: str) -> type[Arm]:
+    """Return an arm's class; no engine is imported before it is made.
+
+    Raises
+    ------
+    ModelError
+        When there is no arm of that name.
+    """
     try:
         module, _, attribute = ARMS[name].partition(":")
     except KeyError:
@@ -54,12 +61,12 @@ def make_arm(name: str) -> Arm:
     ModelError
         When there is no arm of that name.
     """
-    return _class_of(name)()
+    return arm_class(name)()
 
 
 def why_missing(name: str) -> str | None:
     """Say why an arm cannot run here, or None when it can."""
-    module = _class_of(name).module
+    module = arm_class(name).module
     if module is None:
         return None
     try:

@@ -6,7 +6,7 @@ import time
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-from mmformat.bench.arms import make_arm
+from mmformat.bench.arms import arm_class
 from mmformat.bench.crew import Crew
 from mmformat.bench.fanout.side import run_producer, run_reader
 from mmformat.bench.results import Cell
@@ -34,7 +34,7 @@ class Group:
 
     def __init__(self, crew: Crew, arm: str, *, readers: int, timeout_s: float) -> None:
         self.arm = arm
-        self.carries = make_arm(arm).carries
+        self.carries = arm_class(arm).carries
         self._crew = crew
         self._timeout_s = timeout_s
         addresses = [crew.address(f"{arm}-{reader}") for reader in range(readers)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from mmformat.bench.arms import make_arm
+from mmformat.bench.arms import arm_class
 from mmformat.bench.codec import PAGE_NBYTES, Follow, rounds_for
 from mmformat.bench.crew import Crew
 from mmformat.bench.fanout.group import Group
@@ -81,7 +81,7 @@ def run_fanout(
         missing=missing,
     )
     with_dictionary = any(payload(name).dictionary is not None for name in payloads)
-    present = [arm for arm in present if with_dictionary or not make_arm(arm).wants_dictionary]
+    present = [arm for arm in present if with_dictionary or not arm_class(arm).wants_dictionary]
     with Crew() as crew:
         groups = {
             arm: Group(crew, arm, readers=readers, timeout_s=_STARTUP_TIMEOUT_S) for arm in present
@@ -115,7 +115,7 @@ def _carry(
     usable = {
         arm: group
         for arm, group in groups.items()
-        if chosen.dictionary is not None or not make_arm(arm).wants_dictionary
+        if chosen.dictionary is not None or not arm_class(arm).wants_dictionary
     }
     cells = {arm: Cell(payload=name, arm=arm) for arm in usable}
     for group in usable.values():

@@ -104,7 +104,7 @@ class _Liar(PlainArm):
 
 def test_a_changed_byte_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        arms_catalogue, "_class_of", lambda name: _Liar if name == "pickle5" else PlainArm
+        arms_catalogue, "arm_class", lambda name: _Liar if name == "pickle5" else PlainArm
     )
     result = run_codec(payloads=["image-small"], arms=["mmformat", "pickle5"], rounds=1, quick=True)
     assert {cell.arm: cell.correct for cell in result.cells} == {"mmformat": True, "pickle5": False}
