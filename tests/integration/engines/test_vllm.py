@@ -29,6 +29,12 @@ inputs = module("vllm.multimodal.inputs")
 serial = module("vllm.v1.serial_utils")
 serial.PIN_MEMORY = False
 
+pytestmark = [
+    pytest.mark.timeout(600),
+    # vLLM's own decoder over bytes that may not be written to.
+    pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning"),
+]
+
 DTYPES = [torch.float32, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
 KEYS = ["pixel_values", "image_grid_thw", "image_embeds", "input_features", "second_per_grid_ts"]
 
