@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +15,10 @@ from mmformat.cli.output import Output, megabytes
 if TYPE_CHECKING:
     from mmformat.bench.results import Result
 
-__all__ = ["register"]
+__all__ = ["SCENARIO_MODULES", "register"]
+
+SCENARIO_MODULES: Final = ("mmformat.cli.bench_strategies",)
+"""Further scenarios: each a module that exposes ``register(scenarios)``, as commands do."""
 
 _EPILOG: Final = """\
 examples:
@@ -43,6 +48,9 @@ def register(subparsers: Subparsers) -> None:
     fanout.add_argument(
         "--readers", type=_positive, default=4, metavar="N", help="reader processes (default: 4)"
     )
+    for name in SCENARIO_MODULES:
+        if importlib.util.find_spec(name) is not None:
+            importlib.import_module(name).register(scenarios)
     _add_report(scenarios)
 
 
