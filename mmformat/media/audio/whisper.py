@@ -176,10 +176,9 @@ def log_mel(
     if length <= half:
         raise MaterializeError(f"expected more than {half} samples, got {length}")
     frames = length // hop_length
-    # Frames whose window meets a sample; the mirrored end counts when the sound reaches it.
+    # Frames whose window meets a sample. The mirrored end holds one only if the sound reaches to
+    # half a window before the end, and then every frame is among them.
     heard = min(frames, (len(samples) + half) // hop_length + 1)
-    if len(samples) + half >= length:
-        heard = frames
     padded = np.zeros(length, np.float64)
     padded[: len(samples)] = samples
     padded = np.pad(padded, half, mode="reflect")

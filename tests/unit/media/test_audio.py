@@ -126,6 +126,8 @@ def _sounds() -> dict[str, np.ndarray]:
         "faint": noise[:40_000] * np.float32(1e-4),
         "full": noise[:480_000] * np.float32(0.1),
         "too long": noise * np.float32(0.1),
+        "to the last half window": noise[: 480_000 - 199],
+        "just short of it": noise[: 480_000 - 201],
         "silence": np.zeros(1000, np.float32),
     }
 
