@@ -39,12 +39,12 @@ def register() -> None:
 
     def made_manager(result: Any, manager: Any, *_args: Any, **_options: Any) -> Any:
         arena = Arena.create(nbytes=nbytes, readers=manager.server_args.tp_size)
-        manager.mmformat_arena = arena  # its lifetime is the manager's
-        install(manager, arena=arena)
+        # Kept with the manager: the arena lives as long as it does.
+        manager.mmformat = (arena, install(manager, arena=arena))
         return result
 
     def made_scheduler(result: Any, scheduler: Any, *_args: Any, **_options: Any) -> Any:
-        install(scheduler)
+        scheduler.mmformat = install(scheduler)
         return result
 
     after = hooks.HookType.AFTER

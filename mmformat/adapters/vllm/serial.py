@@ -93,7 +93,8 @@ def mm_decoder(kind: Any = None, *, limits: Limits | None = None, **options: Any
     Notes
     -----
     **Copies**: none, or each tensor byte once with ``share_mem=False``. An item that came as a
-    handle stays one until it is looked into, so that it can travel on.
+    handle stays one until it is looked into, so that it can travel on. What a malformed item
+    raises, msgspec wraps in its ValidationError; the DecodeError is its cause.
     """
     decoder = require(_SERIAL, extra="vllm").MsgpackDecoder(kind, **options)
     original = decoder._decode_mm_item
