@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import mmap
 import os
 import socket
 import subprocess
@@ -100,6 +102,27 @@ def test_a_child_of_a_rank_keeps_its_bytes_and_releases_nothing() -> None:
             os.close(go_read)
             os.close(go_write)
             assert bytes(rank.map(second)[:1]) == b"\x02"
+
+
+def test_a_child_unmaps_nothing_that_it_does_not_have() -> None:
+    """A device's mapping is not inherited; its address may be another mapping's in the child."""
+    nbytes = 64 * PAGE
+    with (
+        ShmArena.create(nbytes=nbytes, readers=1) as arena,
+        ShmReader.attach(arena.name, reader=0) as rank,
+    ):
+        held = [rank.map_data()[0]]
+
+        def child() -> None:
+            others = [mmap.mmap(-1, nbytes) for _ in range(8)]
+            for other in others:
+                other[:] = b"x" * nbytes
+            held.clear()
+            gc.collect()
+            assert all(other[:] == b"x" * nbytes for other in others)
+
+        _in_child(child)
+        held[0].close()
 
 
 def test_a_child_that_lives_on_does_not_keep_its_parents_lock(tmp_path: Path) -> None:

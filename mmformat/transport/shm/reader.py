@@ -9,7 +9,7 @@ import weakref
 from collections import deque
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from mmformat.errors import StaleHandleError, TransportError
 from mmformat.transport.shm import fork, liveness, segment
@@ -22,6 +22,8 @@ from mmformat.transport.shm.segment import SHM_DIRECTORY, Segment
 from mmformat.transport.shm.steps import step
 
 __all__ = ["ShmReader"]
+
+_NEVER_UNMAPPED: Final[list[mmap.mmap]] = []
 
 
 class ShmReader:
@@ -49,6 +51,7 @@ class ShmReader:
         self._metrics = metrics
         self._claims = Claims(opened, reader)
         self._mappings: weakref.WeakSet[Mapping] = weakref.WeakSet()
+        self._data_mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._stuck: deque[Mapping] = deque()
         fork.watch(self)
 
@@ -207,6 +210,7 @@ class ShmReader:
                 offset=layout.data_offset, nbytes=layout.data_nbytes, writable=True
             )
             mapping.madvise(mmap.MADV_DONTFORK)
+            self._data_mappings.add(mapping)
         except (OSError, ValueError) as error:
             raise TransportError(
                 f"expected to map {layout.data_nbytes:,} bytes, got: {error}", code="map"
@@ -282,4 +286,7 @@ class ShmReader:
 
     def after_fork_in_child(self) -> None:
         """Give up the rank: it is the parent's."""
+        # Their pages are not there in the child, and the addresses may be another's by the time
+        # that they would be unmapped: they are kept for good.
+        _NEVER_UNMAPPED.extend(self._data_mappings)
         self._claims.disown()
