@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import Any, Final
 
 import psutil
@@ -24,7 +25,7 @@ from mmformat.bench.strategies.traffic import (
     materialized,
     requests_of,
 )
-from mmformat.bench.strategies.ways import WAYS, Way
+from mmformat.bench.strategies.ways import ESTIMATES, WAYS, Way
 from mmformat.errors import MMFormatError
 from mmformat.measure import Samples, environment, memory
 
@@ -82,7 +83,13 @@ def run_strategies(
     plain = digest_of(materialized(traffic[0]))
     threads = workers or min(16, len(os.sched_getaffinity(0)))
     cells: dict[str, dict[str, Any]] = {
-        way.name: {"way": way.name, "title": way.title, "metrics": {}} for way in chosen
+        way.name: {
+            "way": way.name,
+            "title": way.title,
+            "estimate": asdict(ESTIMATES[way.name]) if way.name in ESTIMATES else None,
+            "metrics": {},
+        }
+        for way in chosen
     }
     for number in range(rounds):
         order = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
