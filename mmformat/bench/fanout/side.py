@@ -11,7 +11,7 @@ import zmq
 
 from mmformat.bench.arms import Arm, Frames, make_arm
 from mmformat.bench.codec import touch
-from mmformat.bench.payloads import digests_of, payload, stamp
+from mmformat.bench.payloads import digests_of, payload, stamp, tensors_of
 from mmformat.measure import clock_ns, memory
 from mmformat.model import MultimodalInputs
 
@@ -79,7 +79,8 @@ class _Producer:
         wants_dictionary = self._arm.wants_dictionary and chosen.dictionary is not None
         make = chosen.dictionary if wants_dictionary else chosen.make
         self._inputs = (make or chosen.make)(0)
-        self._arm.open(nbytes=chosen.nbytes, readers=len(self._sockets))
+        nbytes = sum(tensor.nbytes for tensor in tensors_of(self._inputs))
+        self._arm.open(nbytes=nbytes, readers=len(self._sockets))
         return before_nbytes
 
     def stamp(self, number: int) -> list[str]:
