@@ -13,7 +13,7 @@ ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types floors rooms ci bench constraints clean
+.PHONY: help demo test lint types floors rooms soak chaos sweep engines ci bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -39,6 +39,18 @@ rooms: $(VENV)/.stamp-dev  ## write the list of modules into docs/ARCHITECTURE.m
 
 bench: $(VENV)/.stamp-dev  ## mmformat bench: codec, fan-out and rivals on this machine
 	@$(BIN)/mmformat bench $(ARGS)
+
+soak: $(VENV)/.stamp-dev  ## 10,000 rounds through the arena: memory, descriptors and /dev/shm stay flat
+	@MMFORMAT_SOAK_ROUNDS=10000 $(BIN)/python -m pytest -q -s --timeout 900 tests/integration/test_soak.py
+
+chaos: $(VENV)/.stamp-dev  ## 2,000 requests while ranks and producers are killed at random
+	@$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+sweep: $(VENV)/.stamp-dev  ## every bit of every golden vector flipped, every length cut
+	@$(BIN)/python -m mmformat.testing.sweep $(ARGS)
+
+engines: $(VENV)/.stamp-dev  ## the adapters against the real SGLang and vLLM, each in an environment of its own
+	@benchmarks/engines/run.sh test $(ARGS)
 
 ci: test lint types floors  ## all that .ci/run checks, without the demo
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import re
 import time
 from collections.abc import Iterator
@@ -103,9 +104,16 @@ def no_shared_memory_left() -> Iterator[None]:
         time.sleep(0.02)
         left = _left_since(before)
     for name in left:
-        (SHM / name).unlink(missing_ok=True)
+        _remove(SHM / name)
     if left:
         pytest.fail(f"left in /dev/shm: {', '.join(sorted(left))}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @pytest.hookimpl(trylast=True)
@@ -114,7 +122,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     left = _left_since(AT_START)
     if left:
         for name in left:
-            (SHM / name).unlink(missing_ok=True)
+            _remove(SHM / name)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         raise pytest.UsageError(f"left in /dev/shm by this run: {', '.join(sorted(left))}")
 
