@@ -9,8 +9,8 @@ nproc
 step() {
   echo "== $*"
   local from=$SECONDS
-  "${@:2}" 2>&1 | tee "$out/$1.log"
-  echo "== $1: status ${PIPESTATUS[0]}, $((SECONDS - from)) s"
+  "${@:2}" 2>&1
+  echo "== $1: status $?, $((SECONDS - from)) s"
 }
 tests=(python3 -m pytest tests/gpu -q --timeout 100 -p no:cacheprovider)
 if [ "$2" = all ]; then

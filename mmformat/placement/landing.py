@@ -78,12 +78,13 @@ class Landing:
         Byte of the message at which the buffer begins, a multiple of 64.
     """
 
-    __slots__ = ("_buffer", "_frames", "_start")
+    __slots__ = ("_buffer", "_frames", "_start", "_typed")
 
     def __init__(self, buffer: torch.Tensor, frames: FrameMap, *, start: int = 0) -> None:
         self._buffer = buffer
         self._frames = frames
         self._start = start
+        self._typed: dict[torch.dtype, torch.Tensor] = {}
 
     def view(self, host: torch.Tensor) -> torch.Tensor | None:
         """Return the device's view of a tensor over a frame, or None for one that lies elsewhere.
@@ -96,8 +97,15 @@ class Landing:
         at = self._frames.find(host.data_ptr(), nbytes) if nbytes else None
         if at is None or at < self._start or at + nbytes > self._start + self._buffer.numel():
             return None
-        at -= self._start
-        return self._buffer[at : at + nbytes].view(host.dtype).view(host.shape)
+        dtype, itemsize = host.dtype, host.element_size()
+        typed = self._typed.get(dtype)
+        if typed is None:
+            buffer = self._buffer
+            whole = buffer[: buffer.numel() - buffer.numel() % itemsize]
+            typed = self._typed[dtype] = whole.view(dtype)
+        # One call, where slicing, reinterpreting and shaping would be three.
+        first = typed.storage_offset() + (at - self._start) // itemsize
+        return typed.as_strided(host.shape, host.stride(), first)
 
 
 def _host_bytes(address: int, nbytes: int, owner: object) -> torch.Tensor:

@@ -97,7 +97,10 @@ class _Side:
 
         torch.cuda.set_stream(self._before)
         if self._device != self._index:
-            torch.cuda.set_device(self._device)
+            # set_device() would make a context there, half a gigabyte, for a rank that never
+            # uses that device.
+            cuda: Any = torch.cuda
+            cuda._maybe_exchange_device(self._device)
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mmformat._arrow import buffer_of
@@ -25,7 +26,7 @@ from mmformat.placement.staging import staging_of
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["decode", "decode_staged", "decode_with", "refuse_numpy", "room_in"]
+__all__ = ["decode", "decode_staged", "decode_with", "lend", "refuse_numpy", "room_in"]
 
 _Rows: TypeAlias = tuple[list[tuple[Row, str]], Row | None]
 
@@ -170,12 +171,31 @@ def room_in(out: torch.Tensor | None, nbytes: int, *, lane: Lane) -> torch.Tenso
     Raises
     ------
     PlacementError
-        With code ``destination`` when ``out`` is too small or not what it has to be.
+        With code ``destination`` when ``out`` is too small.
     """
     import torch
 
     if out is None:
         return torch.empty(nbytes, dtype=torch.uint8, device=lane.device)
+    if out.numel() < nbytes:
+        raise PlacementError(
+            f"expected a destination of {nbytes:,} bytes, got {out.numel():,}",
+            path="$.out",
+            code="destination",
+        )
+    return out[:nbytes]
+
+
+def lend(out: torch.Tensor, lane: Lane) -> None:
+    """Check a caller's destination, and write to it behind what the caller's stream has to do.
+
+    Raises
+    ------
+    PlacementError
+        With code ``destination``.
+    """
+    import torch
+
     if out.dtype != torch.uint8 or out.dim() != 1 or not out.is_contiguous():
         raise PlacementError(
             f"expected a contiguous uint8 tensor of one axis, got {out.dtype} {list(out.shape)}",
@@ -189,13 +209,7 @@ def room_in(out: torch.Tensor | None, nbytes: int, *, lane: Lane) -> torch.Tenso
             path="$.out",
             code="destination",
         )
-    if out.numel() < nbytes:
-        raise PlacementError(
-            f"expected a destination of {nbytes:,} bytes, got {out.numel():,}",
-            path="$.out",
-            code="destination",
-        )
-    return out[:nbytes]
+    lane.borrow(out)
 
 
 def _extent(rows: _Rows, frames: FrameMap) -> tuple[int, int]:
@@ -249,14 +263,9 @@ class _Maker:
         if not isinstance(host, DictionaryTensor):
             return self._place(host, keeps=True)
         keeps = not self._expand
-        placed = DictionaryTensor(
-            self._place(host.codes, keeps=keeps),
-            self._place(host.table, keeps=keeps),
-            axis=host.axis,
-            repeat_axis=host.repeat_axis,
-            repeat=host.repeat,
-            shape=host.shape,
-        )
+        placed = copy(host)
+        placed.codes = self._place(host.codes, keeps=keeps)
+        placed.table = self._place(host.table, keeps=keeps)
         if keeps:
             return placed
         try:

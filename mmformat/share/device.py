@@ -12,7 +12,7 @@ from mmformat.placement.lane import Lane
 from mmformat.placement.registration import Registration
 from mmformat.placement.releases import Releases
 from mmformat.placement.stats import PlacementStats
-from mmformat.share.decoding import decode_staged, decode_with, room_in
+from mmformat.share.decoding import decode_staged, decode_with, lend, room_in
 from mmformat.share.pending import PendingInputs
 from mmformat.transport.shm import Handle, ShmReader
 
@@ -82,7 +82,7 @@ class ArenaOnDevice:
         copied = None
         try:
             if out is not None:
-                lane.borrow(out)
+                lend(out, lane)
             at = handle.offset - self._first
             source = None if self._registration is None else self._registration.tensor
             with lane.side():

@@ -9,7 +9,7 @@ from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
 from mmformat.placement.lane import Lane
-from mmformat.share.decoding import decode_staged
+from mmformat.share.decoding import decode_staged, lend
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +72,7 @@ def staged(
         As :func:`mmformat.decode`.
     """
     if out is not None:
-        lane.borrow(out)
+        lend(out, lane)
     with lane.side():
         inputs, tensors = decode_staged(message, lane=lane, limits=limits, expand=expand, out=out)
         return PendingInputs(inputs, lane=lane, event=lane.mark(), tensors=tensors)

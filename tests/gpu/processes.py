@@ -7,6 +7,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+import numpy as np
 import torch
 from blake3 import blake3
 
@@ -51,7 +52,7 @@ def digest(inputs: Any) -> str:
     """Return one hash of every tensor's bytes, dtype and shape."""
     made = blake3()
     for tensor in tensors_of(inputs):
-        plain = torch.as_tensor(tensor)
+        plain = torch.from_numpy(tensor.copy()) if isinstance(tensor, np.ndarray) else tensor
         made.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
         made.update(plain.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes())
     return made.hexdigest()

@@ -8,7 +8,7 @@ import torch
 import mmformat as mm
 from mmformat.share.device_pool import DevicePool, DevicePoolReader
 from tests.gpu.inputs import make_inputs
-from tests.gpu.processes import Child, digest, pool_producer, pool_rank
+from tests.gpu.processes import Child, arena_rank, digest, pool_producer, pool_rank
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
 
@@ -89,16 +89,24 @@ def test_a_dead_producer_is_said() -> None:
         sweep()
 
 
-def test_a_rank_has_no_context_on_the_producers_device() -> None:
+@pytest.mark.parametrize("kind", ["pool", "arena"])
+def test_a_rank_has_no_context_on_another_device(kind) -> None:
     if torch.cuda.device_count() < 2:
-        pytest.skip(f"peer needs 2 CUDA devices, got {torch.cuda.device_count()}")
-    with DevicePool(nbytes=2**25, readers=1, device="cuda:0") as pool:
+        pytest.skip(f"needs 2 CUDA devices, got {torch.cuda.device_count()}")
+    with (
+        DevicePool(nbytes=2**25, readers=1, device="cuda:0") as pool,
+        mm.Arena.create(nbytes=2**25, readers=1) as arena,
+    ):
         inputs = make_inputs(rows=200)
+        handle = bytes(pool.put(on_device(inputs)) if kind == "pool" else arena.put(inputs))
         before = torch.cuda.mem_get_info(0)[0]
-        rank = Child(pool_rank, pool.name, 0, "cuda:1")
+        if kind == "pool":
+            rank = Child(pool_rank, pool.name, 0, "cuda:1")
+        else:
+            rank = Child(arena_rank, arena.name, 0, "cuda:1")
         try:
             rank.answer()
-            answer = rank.ask(bytes(pool.put(on_device(inputs))))
+            answer = rank.ask(handle)
             assert answer == (digest(mm.decode(mm.encode(inputs))), True)
             # A context takes 300 MiB and more.
             assert before - torch.cuda.mem_get_info(0)[0] < 2**27

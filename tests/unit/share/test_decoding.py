@@ -7,7 +7,7 @@ import torch
 
 import mmformat as mm
 from mmformat.placement import lane_of
-from mmformat.share.decoding import decode_staged, room_in
+from mmformat.share.decoding import decode_staged, lend, room_in
 from mmformat.share.device import ArenaOnDevice
 from tests.gpu.inputs import assert_same, make_inputs, sources
 
@@ -64,6 +64,7 @@ def test_a_code_beyond_a_short_table_names_its_place() -> None:
 )
 def test_a_destination_that_will_not_do(out) -> None:
     with pytest.raises(mm.PlacementError) as raised:
+        lend(out, LANE)
         room_in(out, 1000, lane=LANE)
     assert raised.value.code == "destination"
 
