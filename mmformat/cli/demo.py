@@ -37,7 +37,7 @@ def register(subparsers: Subparsers) -> None:
         subparsers,
         "demo",
         run=run,
-        caption="photographs to four ranks through shared memory, checked bit for bit",
+        caption="photographs to four ranks, checked bit for bit",
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )

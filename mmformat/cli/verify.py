@@ -26,7 +26,7 @@ def register(subparsers: Subparsers) -> None:
         subparsers,
         "verify",
         run=run,
-        caption="name each promise of the format that messages break, with its clause",
+        caption="name each broken promise of the format, with its clause",
         description="Read every byte of messages and name each promise of the format that is "
         "broken, with its\nclause in schemas/SPEC.md. 'refused' says that decoding refuses the "
         "message for it.",
