@@ -128,10 +128,15 @@ def _item_row(index: int, item: MultimodalDataItem) -> Row:
     _integer(item.pad_value, f"{path}.pad_value", bits=63)
     _check_text(item.identity, f"{path}.identity")
     values: dict[str, Any] = {}
-    if item.feature is not None:
-        values["feature"] = item.feature
-    if item.precomputed_embeddings is not None:
-        values["precomputed_embeddings"] = item.precomputed_embeddings
+    for name in ("feature", "precomputed_embeddings"):
+        value = getattr(item, name)
+        if isinstance(value, (str, bytes, int, float, complex)):
+            raise EncodeError(
+                f"expected a tensor or tensors in a list, got {type(value).__name__}",
+                path=f"{path}.{name}",
+            )
+        if value is not None:
+            values[name] = value
     if _dict(item.model_specific_data, f"{path}.model_specific_data"):
         values["model_specific_data"] = item.model_specific_data
     row.attributes = _split_into(row, values, path=path)

@@ -46,6 +46,12 @@ def entry_of(name: str, value: Any, *, path: str) -> TensorEntry:
             "table_channels": table.shape[0],
         }
         data: list[Bytes] = [tensor_buffer(value.table, path=path)]
+        if len(data[0]) > CHUNK_NBYTES:
+            raise ModelError(
+                f"expected a table of at most {CHUNK_NBYTES:,} bytes, got {len(data[0]):,}",
+                path=path,
+                code="dictionary-table",
+            )
         data += _chunks(tensor_buffer(value.codes, path=path))
         text = json.dumps(parameters, separators=(",", ":"))
         return TensorEntry(name, table.dtype, tuple(value.shape), DICTIONARY, text, data)
