@@ -6,10 +6,11 @@ import socket
 import struct
 from typing import Final
 
-__all__ = ["receive", "send"]
+__all__ = ["receive", "receive_into", "send"]
 
 _FRAME: Final = struct.Struct("<QI")
 # The bytes of a message, and how many descriptors come with it.
+_MOST_DESCRIPTORS: Final = 3
 
 
 def send(channel: socket.socket, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
@@ -17,12 +18,13 @@ def send(channel: socket.socket, data: bytes, descriptors: tuple[int, ...] = ())
     head = _FRAME.pack(len(data), len(descriptors))
     if descriptors:
         socket.send_fds(channel, [head], list(descriptors))
+        channel.sendall(data)
     else:
-        channel.sendall(head)
-    channel.sendall(data)
+        # In one call: the other end wakes up once.
+        channel.sendall(head + data)
 
 
-def receive(channel: socket.socket, most_nbytes: int = 2**34) -> tuple[bytes, list[int]]:
+def receive(channel: socket.socket, most_nbytes: int = 2**34) -> tuple[bytearray, list[int]]:
     """Return the next message and its descriptors.
 
     Raises
@@ -30,7 +32,7 @@ def receive(channel: socket.socket, most_nbytes: int = 2**34) -> tuple[bytes, li
     EOFError
         When the other end is gone, or announces more than ``most_nbytes``.
     """
-    head, descriptors, _, _ = socket.recv_fds(channel, _FRAME.size, 3)
+    head, descriptors, _, _ = socket.recv_fds(channel, _FRAME.size, _MOST_DESCRIPTORS)
     while len(head) < _FRAME.size:
         more = channel.recv(_FRAME.size - len(head))
         if not more:
@@ -40,10 +42,20 @@ def receive(channel: socket.socket, most_nbytes: int = 2**34) -> tuple[bytes, li
     if size > most_nbytes:
         raise EOFError
     data = bytearray(size)
-    view = memoryview(data)
-    while view:
-        count = channel.recv_into(view)
+    receive_into(channel, memoryview(data))
+    return data, list(descriptors)
+
+
+def receive_into(channel: socket.socket, target: memoryview) -> None:
+    """Fill ``target`` with the bytes that come next.
+
+    Raises
+    ------
+    EOFError
+        When the other end is gone before that.
+    """
+    while target:
+        count = channel.recv_into(target)
         if not count:
             raise EOFError
-        view = view[count:]
-    return bytes(data), list(descriptors)
+        target = target[count:]

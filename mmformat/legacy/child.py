@@ -11,20 +11,23 @@ import sys
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from mmformat.errors import MMFormatError
 from mmformat.legacy import exchange
 from mmformat.legacy.channel import receive, send
-from mmformat.legacy.landing import land, layout, release
+from mmformat.legacy.landing import land, layout
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.nodes import Tensor
 from mmformat.legacy.reading import Reading, read
 from mmformat.legacy.seccomp import confine
 
-__all__ = ["NO_MEMORY", "run"]
+__all__ = ["INLINE_NBYTES", "NO_MEMORY", "run"]
 
 _IDLE_S: Final = 300.0
 NO_MEMORY: Final = 12
+INLINE_NBYTES: Final = 2**18
+"""Tensors up to this size in all are sent, not mapped: one exchange less, and no new memory."""
 # One value of each kind, so that every codec and every branch is loaded before the door closes.
 _WARM: Final = (
     b"(dp0\nVa\np1\nI1\nsS'b'\np2\nL1L\nsVc\nF1.5\ns.",
@@ -93,16 +96,36 @@ def _serve(channel: socket.socket, request: dict[str, Any], descriptors: list[in
         offsets, total = layout(tensors)
         tree = exchange.dump(reading.roots, tensors)
         answer = _answer(reading, offsets, total)
-        send(channel, json.dumps(answer).encode())
-        send(channel, tree)
+        inline = b""
+        if 0 < total <= INLINE_NBYTES:
+            small = np.zeros(total, np.uint8)
+            _fill(small, tensors, offsets)
+            inline = small.tobytes()
+        answer["inline"] = len(inline)
+        head = json.dumps(answer).encode()
+        message = b"".join((len(head).to_bytes(4, "little"), head, tree))
+        send(channel, message)
+        if inline:
+            channel.sendall(inline)
+            return
     except MMFormatError as error:
-        send(channel, json.dumps({"error": _error(error)}).encode())
+        _refuse(channel, {"error": _error(error)})
         return
     except (MemoryError, RecursionError) as error:
-        send(channel, json.dumps({"memory": type(error).__name__}).encode())
+        _refuse(channel, {"memory": type(error).__name__})
         return
     if total:
         _land(channel, tensors, offsets, total, maps)
+
+
+def _refuse(channel: socket.socket, answer: dict[str, Any]) -> None:
+    head = json.dumps(answer).encode()
+    send(channel, len(head).to_bytes(4, "little") + head)
+
+
+def _fill(target: npt.NDArray[np.uint8], tensors: list[Tensor], offsets: list[int]) -> None:
+    for tensor, offset in zip(tensors, offsets, strict=True):
+        land(tensor, target[offset : offset + tensor.nbytes])
 
 
 def _answer(reading: Reading, offsets: list[int], total: int) -> dict[str, Any]:
@@ -139,8 +162,7 @@ def _land(
         target = np.frombuffer(block, np.uint8)
         try:
             for tensor, offset in zip(tensors, offsets, strict=True):
-                land(tensor, target[offset : offset + tensor.nbytes])
-                release(tensor, maps[0])
+                land(tensor, target[offset : offset + tensor.nbytes], maps[0] if maps else None)
             answer: dict[str, Any] = {"done": True}
         except MMFormatError as error:
             answer = {"error": _error(error)}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmformat.legacy.landing import Library, TensorMaker, land
+from mmformat.legacy.landing import Library, TensorMaker
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.mapping import Mapping, joined
 from mmformat.legacy.nodes import Tensor
@@ -157,8 +157,7 @@ class _Landed:
 
     def data(self, tensor: Tensor) -> npt.NDArray[np.uint8]:
         made = np.empty(tensor.nbytes, np.uint8)
-        land(tensor, made)
-        self._source.release(tensor)
+        self._source.land(tensor, made)
         return made
 
 

@@ -92,7 +92,7 @@ class _Writer:
         ]
 
 
-def load(data: bytes) -> tuple[list[Any], list[Tensor]]:
+def load(data: bytes | bytearray) -> tuple[list[Any], list[Tensor]]:
     """Return the roots and the tensors, by number, of what :func:`dump` wrote.
 
     Raises

@@ -15,18 +15,20 @@ from mmformat.errors import DecodeError, MissingExtraError, ModelError
 from mmformat.legacy.nodes import Storage, Tensor
 from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
 
-__all__ = ["Library", "TensorMaker", "land", "layout", "release"]
+__all__ = ["Library", "TensorMaker", "land", "layout"]
 
 Library = Literal["auto", "torch", "numpy"]
 """What a torch tensor of a pickle becomes; a numpy array always stays one."""
 
 ALIGNMENT: Final = 64
-_RELEASE_NBYTES: Final = 2**20
+_PIECE_NBYTES: Final = 8 * 2**20
 _WORDS: Final = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}
 
 
-def land(tensor: Tensor, target: npt.NDArray[np.uint8]) -> None:
+def land(tensor: Tensor, target: npt.NDArray[np.uint8], mapping: mmap.mmap | None = None) -> None:
     """Write the bytes of the view, in C order and native byte order, to ``target``.
+
+    ``mapping`` is the file where the bytes may lie; its pages are given back as they are read.
 
     Raises
     ------
@@ -44,8 +46,7 @@ def land(tensor: Tensor, target: npt.NDArray[np.uint8]) -> None:
         raise DecodeError("expected the bytes of a storage, got none", path="$")
     size = ITEMSIZE[tensor.dtype]
     if tensor.stride_nbytes is None:
-        begin = tensor.offset_nbytes
-        target[:] = np.frombuffer(source, np.uint8, tensor.nbytes, begin)
+        _copy(source, tensor.offset_nbytes, target, mapping)
     else:
         word = np.dtype(_WORDS[size])
         view: npt.NDArray[Any] = np.ndarray(
@@ -72,19 +73,23 @@ def layout(tensors: list[Tensor]) -> tuple[list[int], int]:
     return offsets, total
 
 
-def release(tensor: Tensor, mapping: mmap.mmap) -> None:
-    """Let the kernel take back the pages of a large tensor that was landed.
+def _copy(
+    source: memoryview, begin: int, target: npt.NDArray[np.uint8], mapping: mmap.mmap | None
+) -> None:
+    """Copy piece by piece, and let the kernel take back the file's pages behind each piece.
 
-    They are clean pages of the file, so that memory does not hold the tensor twice.
+    They are clean, so that memory never holds the tensor twice.
     """
-    data: Any = tensor.source.data if isinstance(tensor.source, Storage) else tensor.source
-    if data is None or data.nbytes < _RELEASE_NBYTES or data.obj is not mapping:
+    data = np.frombuffer(source, np.uint8, target.nbytes, begin)
+    if mapping is None or source.obj is not mapping or target.nbytes < 2 * _PIECE_NBYTES:
+        target[:] = data
         return
-    base = np.frombuffer(mapping, np.uint8).ctypes.data
-    begin = np.frombuffer(data, np.uint8).ctypes.data - base
+    start = data.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
     page = mmap.PAGESIZE
-    first, last = -(-begin // page) * page, (begin + data.nbytes) // page * page
-    if last > first:
+    for low in range(0, target.nbytes, _PIECE_NBYTES):
+        high = min(low + _PIECE_NBYTES, target.nbytes)
+        target[low:high] = data[low:high]
+        first, last = -(-(start + low) // page) * page, (start + high) // page * page
         mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 

@@ -27,8 +27,9 @@ from mmformat import errors
 from mmformat.errors import DecodeError, IntegrityError, LimitError, MMFormatError
 from mmformat.legacy import exchange
 from mmformat.legacy.bounds import measure
-from mmformat.legacy.channel import receive, send
+from mmformat.legacy.channel import receive, receive_into, send
 from mmformat.legacy.child import NO_MEMORY
+from mmformat.legacy.landing import ALIGNMENT
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.nodes import Tensor
 from mmformat.legacy.reading import Reading
@@ -211,9 +212,11 @@ def read_isolated(
             try:
                 child.bound(_ROOM_TIMES * nbytes)
                 send(child.channel, json.dumps(request).encode(), tuple(descriptors))
-                answer = json.loads(receive(child.channel)[0])
+                message = receive(child.channel)[0]
+                tree = 4 + int.from_bytes(message[:4], "little")
+                answer = json.loads(message[4:tree])
                 if "error" not in answer and "memory" not in answer:
-                    return _take_over(child, answer, nbytes, limits)
+                    return _take_over(child, answer, message[tree:], nbytes=nbytes, limits=limits)
             except TimeoutError:
                 raise LimitError(
                     f"expected an end within {limits.time_s} s, got none", code="limit"
@@ -229,9 +232,9 @@ def read_isolated(
 
 
 def _take_over(
-    child: _Child, answer: dict[str, Any], nbytes: int, limits: PickleLimits
+    child: _Child, answer: dict[str, Any], tree: bytearray, *, nbytes: int, limits: PickleLimits
 ) -> tuple[Reading, Block]:
-    roots, tensors = exchange.load(receive(child.channel)[0])
+    roots, tensors = exchange.load(tree)
     reading = Reading(
         str(answer["container"]),
         int(answer["protocol"]),
@@ -241,7 +244,10 @@ def _take_over(
     )
     offsets, total = _checked_layout(answer, tensors)
     data = np.empty(0, np.uint8)
-    if total:
+    if answer["inline"]:
+        data = _aligned(total)
+        receive_into(child.channel, data.data)
+    elif total:
         child.bound(_ROOM_TIMES * nbytes + total)
         number = _anonymous(None, total)
         try:
@@ -258,6 +264,12 @@ def _take_over(
         data = np.frombuffer(block, np.uint8)
     places = {id(tensor): offset for tensor, offset in zip(tensors, offsets, strict=True)}
     return reading, Block(data, places, child.isolation)
+
+
+def _aligned(nbytes: int) -> npt.NDArray[np.uint8]:
+    made = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -made.ctypes.data % ALIGNMENT
+    return made[start : start + nbytes]
 
 
 def _checked_layout(answer: dict[str, Any], tensors: list[Tensor]) -> tuple[list[int], int]:

@@ -6,8 +6,11 @@ import mmap
 import os
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from mmformat.errors import DecodeError, ModelError
-from mmformat.legacy.landing import release
+from mmformat.legacy.landing import land
 from mmformat.legacy.nodes import Tensor
 
 __all__ = ["PickleSource", "Source"]
@@ -77,7 +80,6 @@ class Source:
             os.close(self.descriptor)
             self.descriptor = None
 
-    def release(self, tensor: Tensor) -> None:
-        """Let the kernel take back the pages of a large tensor that was landed."""
-        if self._map is not None:
-            release(tensor, self._map)
+    def land(self, tensor: Tensor, target: npt.NDArray[np.uint8]) -> None:
+        """Write the bytes of a tensor of this source to ``target``."""
+        land(tensor, target, self._map)
