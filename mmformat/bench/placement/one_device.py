@@ -121,7 +121,7 @@ def _same(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bo
 def _transfers(request: Request, device: torch.device) -> list[dict[str, Any]]:
     """Time the bare copies by events, and messages behind each other by the wall clock."""
     count = 8
-    inputs = request.make("plain", seed=1)
+    offers = {name: request.make(each, seed=1) for name, each in _OFFERED.items()}
     samples = {name: Samples("ns") for name in _TRANSFERS}
     with (
         Arena.create(nbytes=(count + 1) * request.nbytes + 2**24, readers=1) as arena,
@@ -138,11 +138,11 @@ def _transfers(request: Request, device: torch.device) -> list[dict[str, Any]]:
             duration_ns = _device_ns(target, sources[turn.name])
             if turn.is_recorded:
                 samples[f"{turn.name}-copy"].values.append(duration_ns)
-        for turn in turns(["pinned-row", "arena-row"], rounds=8, warmup=2):
-            handles = [arena.put(inputs, timeout_s=10) for _ in range(count)]
+        for turn in turns(list(offers), rounds=8, warmup=2):
+            handles = [arena.put(offers[turn.name], timeout_s=10) for _ in range(count)]
             torch.cuda.synchronize(device)
             start_ns = clock_ns()
-            if turn.name == "arena-row":
+            if turn.name != "pinned-row":
                 rank.prefetch(handles)
                 found = [rank.get(handle) for handle in handles]
                 torch.cuda.synchronize(device)
@@ -174,6 +174,14 @@ _TRANSFERS = {
     "arena-copy": "bare copy from the pinned arena, CUDA events",
     "pinned-row": "eight bare copies in a row, each",
     "arena-row": "eight messages prefetched, each",
+    "codes-row": "eight messages prefetched, dictionary to float32, each",
+    "half-codes-row": "eight messages prefetched, dictionary to bfloat16, each",
+}
+_OFFERED = {
+    "pinned-row": "plain",
+    "arena-row": "plain",
+    "codes-row": "float32",
+    "half-codes-row": "bfloat16",
 }
 
 
