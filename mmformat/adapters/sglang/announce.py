@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mmformat.adapters.sglang.fields import REQUEST_ITEMS, RESERVED
 from mmformat.adapters.sglang.take import to_mmformat
-from mmformat.errors import ArenaFullError, EncodeError, ModelError
+from mmformat.errors import EncodeError, ModelError, TransportError
 from mmformat.model.identity import hash_of_identity, identity_of
 from mmformat.share import Arena
 
@@ -54,8 +54,8 @@ class Announcer:
             if identities:
                 inputs.request_data[STAMPED] = list(identities)
             return bytes(self._arena.put(inputs, timeout_s=self._timeout_s))
-        except (ArenaFullError, EncodeError, ModelError) as error:
-            # Not an error for the request: tensors on a device have transports of their own.
+        except (TransportError, EncodeError, ModelError) as error:
+            # Not an error for the request: no room, or tensors that have a transport of their own.
             if error.code not in self._said:
                 self._said.add(error.code)
                 _LOG.warning("media go without the arena: %s (said once)", error)

@@ -60,7 +60,7 @@ def open_handles(scheduler: Any, readers: Readers) -> Callable[[], None]:
 
     def open_or_process(raw: Any) -> Any:
         handle = raw.get(HANDLE) if isinstance(raw, dict) else None
-        if handle is None:
+        if not isinstance(handle, bytes):
             return process(raw)
         # The engine's own constructor: hash and pad values are set, so it hashes nothing.
         return inputs_class.from_dict(open_media(readers, handle, cls=dict))

@@ -124,5 +124,5 @@ def _handle_of(request: Any) -> bytes | None:
     items = getattr(getattr(request, "mm_inputs", None), "mm_items", None)
     if not items or len(items) != 1:
         return None
-    handle: bytes | None = items[0].model_specific_data.get(HANDLE)
-    return handle
+    handle = items[0].model_specific_data.get(HANDLE)
+    return handle if isinstance(handle, bytes) else None

@@ -112,15 +112,17 @@ def _item(item: MultimodalDataItem, module: Any, path: str) -> Any:
             path=path,
             hint=f"set model_specific_data[{FIELDS!r}]",
         )
-    feature, embeddings = feature_of(described)
+    feature, embeddings = feature_of(key for key in described if key not in data)
     elems = {}
     for key, field in described.items():
         if key == feature:
             value = item.feature
         elif key == embeddings:
             value = item.precomputed_embeddings
-        else:
+        elif key in data:
             value = data[key]
+        else:
+            raise ModelError(f"expected a value of the key {key!r}", path=path)
         elems[key] = module.MultiModalFieldElem(data=value, field=_field(field, module, path))
     return module.MultiModalKwargsItem(elems)
 

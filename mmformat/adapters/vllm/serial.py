@@ -11,7 +11,7 @@ from mmformat.adapters.vllm.restore import from_mmformat, inputs_module
 from mmformat.adapters.vllm.shared import shared_item
 from mmformat.adapters.vllm.take import to_mmformat
 from mmformat.codec import decode, encode
-from mmformat.errors import ArenaFullError, DecodeError, EncodeError, ModelError
+from mmformat.errors import DecodeError, EncodeError, ModelError, TransportError
 from mmformat.model import EncodedMessage, Limits
 from mmformat.share import Arena
 
@@ -61,7 +61,7 @@ def mm_encoder(*, arena: Arena | None = None, **options: Any) -> Any:
             if arena is not None:
                 return {_KEY: bytes(arena.put(inputs))}
             frames = _joined(encode(inputs))
-        except (ArenaFullError, EncodeError, ModelError) as error:
+        except (TransportError, EncodeError, ModelError) as error:
             _LOG.warning("an item goes vLLM's own way: %s", error)
             own: dict[str, Any] = original(item)
             return own

@@ -17,6 +17,7 @@ from mmformat.adapters.vllm.names import (
 )
 from mmformat.errors import ModelError
 from mmformat.model import Modality, MultimodalDataItem, MultimodalInputs
+from mmformat.model.tensors import is_tensor
 
 __all__ = ["to_mmformat"]
 
@@ -105,7 +106,7 @@ def _item(value: Any, modality: str | None, path: str) -> MultimodalDataItem:
         described[key] = _field(elem.field, f"{path}[{key!r}].field")
     if {FIELDS, MM_HASH, IS_EMBED, MODALITY} & specific.keys():
         raise ModelError("expected keys that are not this adapter's own", path=path)
-    feature, embeddings = feature_of(specific)
+    feature, embeddings = feature_of(key for key in specific if _is_feature(specific[key]))
     if modality is None:
         names = " ".join(specific)
         modality = "video" if "video" in names else "audio" if "audio" in names else "image"
@@ -115,6 +116,12 @@ def _item(value: Any, modality: str | None, path: str) -> MultimodalDataItem:
     }
     specific[FIELDS] = described
     return _made(modality, specific, **parts)
+
+
+def _is_feature(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_feature(part) for part in value)
+    return value is None or is_tensor(value)
 
 
 def _made(modality: str, specific: dict[str, Any], **parts: Any) -> MultimodalDataItem:
