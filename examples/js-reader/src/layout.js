@@ -1,0 +1,116 @@
+/**
+ * The one comparison: a batch's arrays and buffers against what its structure implies (step 4 of SPEC.md, section 10).
+ *
+ * When this is done, every buffer lies inside the body, none overlaps another, and every length is the one that the
+ * columns need, so that a library which checks none of that (apache-arrow's loader) may be given the bytes.
+ */
+
+import { refuse } from './errors.js';
+import { measureFrame } from './lz4.js';
+import { COLUMNS, within } from './schema.js';
+
+/** The 21 arrays in the order of Arrow's field nodes, each with the index of its parent. */
+const ARRAYS = [];
+(function flatten(fields, parent) {
+  for (const field of fields) {
+    const index = ARRAYS.push({ ...field, parent }) - 1;
+    flatten(field.children, index);
+  }
+})(COLUMNS, -1);
+
+// Buffers of each kind of array behind the validity bitmap.
+const BUFFERS = { int32: 1, int64: 1, utf8: 2, list: 1, struct: 0, binary_view: 1 };
+const COLUMN_BUFFERS = ARRAYS.reduce((sum, { kind }) => sum + 1 + BUFFERS[kind], 0);
+const align = (value, to) => Math.ceil(value / to) * to;
+
+/** Check one batch; `spent` carries what earlier batches took of the limits. */
+export function checkLayout({ header, body }, limits, spent) {
+  const compression = header.table(3);
+  if (compression && (compression.uint8(0) !== 0 || compression.uint8(1) !== 0)) {
+    refuse('compression-codec', 'LZ4_FRAME by buffers', `codec ${compression.uint8(0)}, method ${compression.uint8(1)}`);
+  }
+  const nodes = header.int64s(1, 2);
+  const regions = header.int64s(2, 2);
+  const variadic = header.int64s(4);
+  if (nodes.length !== ARRAYS.length) refuse('array-count', `${ARRAYS.length} arrays`, nodes.length);
+  if (variadic.length !== 1 || regions.length !== COLUMN_BUFFERS + variadic[0][0]) {
+    refuse('array-count', `${COLUMN_BUFFERS} buffers and those of one view column`, `${regions.length}, ${variadic}`);
+  }
+  if (header.int64(0) !== nodes[0][0]) refuse('array-count', `${nodes[0][0]} rows`, header.int64(0));
+
+  checkPlaces(regions, body);
+  const buffers = regions.map(([offset, length]) => body.subarray(offset, offset + length));
+  const lengths = compression ? buffers.map(claimedLength) : buffers.map((buffer) => buffer.length);
+  checkLengths(nodes, lengths, compression ? null : buffers);
+
+  const columns = lengths.slice(0, COLUMN_BUFFERS).reduce((sum, length) => sum + length, 0);
+  within(limits, 'metadata_nbytes', (spent.metadata += columns));
+  within(limits, 'tensors', (spent.tensors += nodes[ARRAYS.findIndex(({ name }) => name === 'tensor')][0]));
+  if (!compression) return;
+  within(limits, 'decompressed_nbytes', (spent.decompressed += lengths.reduce((sum, length) => sum + length, 0)));
+  buffers.forEach((buffer, k) => {
+    if (buffer.length && int64(buffer, 0) !== -1) measureFrame(buffer.subarray(8), lengths[k]);
+  });
+}
+
+/** Buffers one behind the other, each at the first multiple of its alignment: [L-9], [L-10]. */
+function checkPlaces(regions, body) {
+  let end = 0;
+  const padding = (to) => {
+    if (to > body.length) refuse('layout', 'buffers inside the body', `byte ${to} of ${body.length}`);
+    if (body.subarray(end, to).some((byte) => byte !== 0)) refuse('padding', 'zeros between buffers', 'others');
+  };
+  regions.forEach(([offset, length], k) => {
+    const place = align(end, k < COLUMN_BUFFERS ? 8 : 64);
+    if (offset !== place || length < 0) refuse('layout', `byte ${place}`, `${length} bytes at ${offset}`, `buffer ${k}`);
+    padding(offset);
+    end = offset + length;
+  });
+  if (align(end, 64) !== body.length) refuse('layout', `a body of ${align(end, 64)} bytes`, body.length);
+  padding(body.length);
+}
+
+/** The length that a compressed buffer claims, which LZ4 could have made of its bytes: [Z-2], [Z-3]. */
+function claimedLength(buffer) {
+  if (buffer.length === 0) return 0;
+  const claimed = buffer.length < 8 ? -2 : int64(buffer, 0);
+  if (claimed === -1) return buffer.length - 8;
+  if (claimed < 0 || claimed > 255 * (buffer.length - 8)) {
+    refuse('compression', `up to 255 times ${buffer.length - 8} bytes`, claimed);
+  }
+  return claimed;
+}
+
+/** Array lengths by their parents, buffer lengths by their arrays: [L-12], [L-13]. */
+function checkLengths(nodes, lengths, plain) {
+  let buffer = 0;
+  const children = nodes.map(() => undefined);
+  ARRAYS.forEach(({ name, kind, nullable, parent }, k) => {
+    const [length, nulls] = nodes[k];
+    // Of a compressed list the last offset is not known yet; step 5 compares it.
+    const expected = parent < 0 ? nodes[0][0] : children[parent] ?? length;
+    if (length !== expected || length < 0) refuse('array-length', `${expected} elements`, length, name);
+    if (!nullable && nulls !== 0) refuse('array-length', 'no nulls', nulls, name);
+    if (nulls < 0 || nulls > length) refuse('nulls', `up to ${length} nulls`, nulls, name);
+    const need = (size) => {
+      if (lengths[buffer] !== size) refuse('buffer-length', `${size} bytes`, lengths[buffer], `${name}, buffer ${buffer}`);
+      buffer += 1;
+    };
+    need(nulls ? Math.ceil(length / 8) : 0);
+    if (kind === 'struct') children[k] = length;
+    if (kind === 'int32' || kind === 'int64') need(length * Number(kind.slice(3)) / 8);
+    if (kind === 'binary_view') need(length * 16);
+    if (kind === 'utf8') {
+      need((length + 1) * 4);
+      buffer += 1;  // the text: as long as the offsets say, which step 5 compares
+    }
+    if (kind === 'list') {
+      need((length + 1) * 4);
+      if (plain) children[k] = lastOffset(plain[buffer - 1]);
+    }
+  });
+}
+
+const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+const int64 = (bytes, at) => Number(viewOf(bytes).getBigInt64(at, true));
+const lastOffset = (bytes) => viewOf(bytes).getInt32(bytes.length - 4, true);
