@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 __all__ = ["ConversionReport", "Note"]
@@ -86,4 +86,10 @@ class ConversionReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        return asdict(self)
+        # By hand: dataclasses.asdict copies deeply, which took a tenth of a small file's time.
+        told: dict[str, Any] = {part.name: getattr(self, part.name) for part in fields(self)}
+        told["globals"] = list(self.globals)
+        told["notes"] = [
+            {"path": note.path, "kind": note.kind, "text": note.text} for note in self.notes
+        ]
+        return told
