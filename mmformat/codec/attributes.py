@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from mmformat.codec.caching import cached_when_small
 from mmformat.errors import DecodeError, EncodeError, LimitError
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.dtypes import numpy_dtype_name
@@ -27,6 +28,9 @@ MAX_INT_BITS: Final = 4096
 
 MAX_INT_DIGITS: Final = 1234
 """Decimal digits of 2**4096."""
+
+REMEMBERED_CHARACTERS: Final = 4096
+"""Attributes of at most this many characters are remembered as they were parsed."""
 
 TORCH: Final = "$tensor"
 NUMPY: Final = "$ndarray"
@@ -159,7 +163,7 @@ def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str,
     """
     limits.check("attributes_nbytes", len(text), path=path)
     try:
-        tree = _DECODER.decode(text)
+        tree = _parsed(text)
     except RecursionError as error:
         raise _too_deep(limits, path) from error
     except ValueError as error:
@@ -193,6 +197,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
+
+
+def _length(text: str) -> int:
+    return len(text)
+
+
+@cached_when_small(_length, limit=REMEMBERED_CHARACTERS)
+def _parsed(text: str) -> Any:
+    # Of one model's requests most are the same. Nobody changes the tree: joining makes new values.
+    return _DECODER.decode(text)
 
 
 class _Joiner:

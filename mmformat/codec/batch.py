@@ -73,7 +73,7 @@ def write_compressed_batch(rows: Sequence[Row]) -> list[Bytes]:
     plain = places(layout_of(structure).lengths)[0]
     buffers = [columns[plain[2 * at] : plain[2 * at] + plain[2 * at + 1]] for at in range(BUFFERS)]
     packed = [_compress(codec, buffer) for buffer in (*buffers, *variadic)]
-    lengths = list(map(len, packed))
+    lengths = tuple(map(len, packed))
     frames: list[Bytes] = [encapsulate(structure, lengths, compressed=True)]
     spots, body_nbytes = places(lengths)
     end = 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mmformat.codec.layout import Layout, Structure, layout_of
 from mmformat.codec.rows import Bytes, Place, Row, TensorEntry
@@ -23,6 +24,13 @@ CHUNK_NBYTES: Final = 2**30
 NULLABLE: Final = (5, 8, 11, 13, 16, 23, 42)
 """The validity buffers that may be there, in the order of ``Structure.nulls``."""
 
+REMEMBERED: Final = 64
+"""Text columns of at most this many values are remembered."""
+
+REMEMBERED_VALUES: Final = 512
+REMEMBERED_NBYTES: Final = 8192
+"""Columns of at most this many values and bytes are remembered, whoever sent them."""
+
 _VIEW: Final = struct.Struct("<i4sii")
 _INLINE: Final = struct.Struct("<i12s")
 
@@ -37,12 +45,12 @@ def write_rows(rows: Sequence[Row]) -> tuple[Structure, bytes, list[Bytes]]:
     write = _Writer()
     write.numbers([row.item for row in rows])
     write.text([row.modality for row in rows])
-    write.nullable_text([row.format for row in rows])
-    write.nullable_text([row.hash for row in rows])
+    write.text([row.format for row in rows], nullable=True)
+    write.text([row.hash for row in rows], nullable=True, same=False)
     write.nullable_numbers([row.pad_value for row in rows])
-    write.nullable_text([row.identity for row in rows])
+    write.text([row.identity for row in rows], nullable=True, same=False)
     ranges = write.offsets([row.offsets for row in rows])
-    write.nullable_text([row.attributes for row in rows])
+    write.text([row.attributes for row in rows], nullable=True)
     write.lists([row.tensors for row in rows])
     tensors = [tensor for row in rows for tensor in row.tensors]
     write.valid()
@@ -52,7 +60,7 @@ def write_rows(rows: Sequence[Row]) -> tuple[Structure, bytes, list[Bytes]]:
     extents = [extent for tensor in tensors for extent in tensor.shape]
     write.numbers(extents)
     write.text([tensor.encoding for tensor in tensors])
-    write.nullable_text([tensor.parameters for tensor in tensors])
+    write.text([tensor.parameters for tensor in tensors], nullable=True)
     write.lists([tensor.data for tensor in tensors])
     chunks = [chunk for tensor in tensors for chunk in tensor.data]
     variadic = write.views(chunks)
@@ -66,6 +74,19 @@ def write_rows(rows: Sequence[Row]) -> tuple[Structure, bytes, list[Bytes]]:
         tuple(write.text_nbytes),
     )
     return structure, layout_of(structure).columns.pack(*write.values), variadic
+
+
+def _text_of(values: Sequence[str | None]) -> tuple[int, list[Any]]:
+    """Return the nulls of a text column, and the values of its bitmap, offsets and bytes."""
+    parts = [value.encode() if value else b"" for value in values]
+    nulls = sum([value is None for value in values])
+    bitmap = _bitmap(values) if nulls else b""
+    return nulls, [bitmap, *accumulate(map(len, parts), initial=0), b"".join(parts)]
+
+
+@lru_cache(maxsize=512)
+def _remembered_text(values: tuple[str | None, ...]) -> tuple[int, list[Any]]:
+    return _text_of(values)
 
 
 class _Writer:
@@ -82,14 +103,12 @@ class _Writer:
         self.values.append(b"")
 
     def _validity(self, values: Sequence[object]) -> None:
-        bits = nulls = 0
-        for index, value in enumerate(values):
+        nulls = 0
+        for value in values:
             if value is None:
                 nulls += 1
-            else:
-                bits |= 1 << index
         self.null_counts.append(nulls)
-        self.values.append(bits.to_bytes((len(values) + 7) // 8, "little") if nulls else b"")
+        self.values.append(_bitmap(values) if nulls else b"")
 
     def numbers(self, values: Sequence[int]) -> None:
         self.values.append(b"")
@@ -99,19 +118,18 @@ class _Writer:
         self._validity(values)
         self.values += [value or 0 for value in values]
 
-    def text(self, values: Sequence[str]) -> None:
-        self.values.append(b"")
-        self._text([value.encode() for value in values])
-
-    def nullable_text(self, values: Sequence[str | None]) -> None:
-        self._validity(values)
-        self._text([value.encode() if value else b"" for value in values])
-
-    def _text(self, parts: Sequence[bytes]) -> None:
-        self.values += accumulate(map(len, parts), initial=0)
-        data = b"".join(parts)
-        self.values.append(data)
-        self.text_nbytes.append(len(data))
+    def text(
+        self, values: Sequence[str | None], *, nullable: bool = False, same: bool = True
+    ) -> None:
+        # Of one model's requests most texts are the same, so their columns are remembered.
+        if same and len(values) <= REMEMBERED:
+            nulls, column = _remembered_text(tuple(values))
+        else:
+            nulls, column = _text_of(values)
+        self.values += column
+        if nullable:
+            self.null_counts.append(nulls)
+        self.text_nbytes.append(len(column[-1]))
 
     def lists(self, values: Sequence[Sequence[object]]) -> None:
         self.values.append(b"")
@@ -141,6 +159,11 @@ class _Writer:
         return variadic
 
 
+def _bitmap(values: Sequence[object]) -> bytes:
+    bits = sum([1 << index for index, value in enumerate(values) if value is not None])
+    return bits.to_bytes((len(values) + 7) // 8, "little")
+
+
 def read_rows(
     structure: Structure, columns: Bytes, variadic: Sequence[Bytes | Place], limits: Limits
 ) -> list[Row]:
@@ -160,33 +183,130 @@ def read_rows(
     """
     layout = layout_of(structure)
     read = _Reader(structure, layout, layout.columns.unpack_from(columns))
-    tensors = read.tensors(structure.chunks, variadic, limits)
-    return [
-        Row(*values)
-        for values in zip(
-            read.values[layout.slices[1]],
-            read.text(2),
-            read.nullable_text(5),
-            read.nullable_text(8),
-            read.nullable(11, read.values[layout.slices[12]]),
-            read.nullable_text(13),
-            read.offsets(16, structure.ranges),
-            read.nullable_text(23),
-            read.lists(27, tensors),
-            strict=True,
+    fixed = read.fixed_columns()
+    shapes = _cut(read.values[layout.slices[38]], fixed.shape)
+    data = _cut(read.views(variadic), fixed.data)
+    limits.check("dimensions", max(map(len, shapes), default=0))
+    limits.check("chunks", max(map(len, data), default=0))
+    tensors = [
+        TensorEntry(name, dtype, shape, encoding, parameters, chunks)
+        for (name, dtype, encoding, parameters), shape, chunks in zip(
+            fixed.tensors, shapes, data, strict=True
         )
     ]
+    hashes = read.nullable_text(8)
+    pad_values = read.nullable(11, read.values[layout.slices[12]])
+    identities = read.nullable_text(13)
+    offsets = read.offsets(16, structure.ranges)
+    return [
+        Row(
+            item,
+            modality,
+            form,
+            hashes[index],
+            pad_values[index],
+            identities[index],
+            offsets[index],
+            attributes,
+            tensors[start:end],
+        )
+        for index, ((item, modality, form, attributes), (start, end)) in enumerate(
+            zip(fixed.rows, fixed.row_tensors, strict=True)
+        )
+    ]
+
+
+class _Fixed(NamedTuple):
+    """The columns that do not change from one request of a model to the next."""
+
+    rows: tuple[tuple[int, str, str | None, str | None], ...]
+    row_tensors: tuple[tuple[int, int], ...]
+    tensors: tuple[tuple[str, str, str, str | None], ...]
+    shape: tuple[tuple[int, int], ...]
+    data: tuple[tuple[int, int], ...]
+
+
+def _cut(values: Sequence[Any], ranges: Sequence[tuple[int, int]]) -> list[Any]:
+    return [values[start:end] for start, end in ranges]
+
+
+@lru_cache(maxsize=512)
+def _remembered(
+    structure: Structure, before: tuple[Any, ...], middle: tuple[Any, ...], after: tuple[Any, ...]
+) -> _Fixed:
+    # The rest of the values is not looked at, so any will do.
+    layout = layout_of(structure)
+    first, second, third = _variable(layout)
+    values = (
+        *before,
+        *[0] * (first.stop - first.start),
+        *middle,
+        *[0] * (second.stop - second.start),
+        *after,
+        *[0] * (third.stop - third.start),
+    )
+    return _Reader(structure, layout, values).read_fixed()
+
+
+def _variable(layout: Layout) -> tuple[slice, slice, slice]:
+    """Return where hash to offsets, extents and views stand among the values."""
+    slices = layout.slices
+    return (
+        slice(slices[8].start, slices[22].stop),
+        slices[38],
+        slices[48],
+    )
 
 
 class _Reader:
     """Make values from the column buffers, each named by its place in the schema's order."""
 
-    __slots__ = ("nulls", "slices", "values")
+    __slots__ = ("layout", "nulls", "slices", "structure", "values")
 
     def __init__(self, structure: Structure, layout: Layout, values: tuple[Any, ...]) -> None:
+        self.structure = structure
+        self.layout = layout
         self.nulls = dict(zip(NULLABLE, structure.nulls, strict=True))
         self.slices = layout.slices
         self.values = values
+
+    def fixed_columns(self) -> _Fixed:
+        first, second, third = _variable(self.layout)
+        values = self.values
+        parts = (
+            values[: first.start],
+            values[first.stop : second.start],
+            values[second.stop : third.start],
+        )
+        if sum(map(len, parts)) > REMEMBERED_VALUES or self.layout.columns.size > REMEMBERED_NBYTES:
+            return self.read_fixed()
+        return _remembered(self.structure, *parts)
+
+    def read_fixed(self) -> _Fixed:
+        structure = self.structure
+        return _Fixed(
+            tuple(
+                zip(
+                    self.values[self.slices[1]],
+                    self.text(2),
+                    self.nullable_text(5),
+                    self.nullable_text(23),
+                    strict=True,
+                )
+            ),
+            tuple(pairwise(self._ends(27, structure.tensors))),
+            tuple(
+                zip(
+                    self.text(29),
+                    self.text(32),
+                    self.text(39),
+                    self.nullable_text(42),
+                    strict=True,
+                )
+            ),
+            tuple(pairwise(self._ends(36, structure.extents))),
+            tuple(pairwise(self._ends(46, structure.chunks))),
+        )
 
     def nullable(self, at: int, values: Sequence[Any]) -> Sequence[Any]:
         if not self.nulls[at]:
@@ -223,34 +343,12 @@ class _Reader:
     def nullable_text(self, at: int) -> Sequence[str | None]:
         return self.nullable(at, self.text(at))
 
-    def lists(self, at: int, values: Sequence[Any]) -> list[Sequence[Any]]:
-        return [values[start:end] for start, end in pairwise(self._ends(at, len(values)))]
-
     def offsets(self, at: int, count: int) -> Sequence[Any]:
         starts, stops = self.values[self.slices[at + 4]], self.values[self.slices[at + 6]]
-        return self.nullable(at, self.lists(at + 1, list(zip(starts, stops, strict=True))))
+        ranges = list(zip(starts, stops, strict=True))
+        return self.nullable(at, _cut(ranges, list(pairwise(self._ends(at + 1, count)))))
 
-    def tensors(
-        self, chunks: int, variadic: Sequence[Bytes | Place], limits: Limits
-    ) -> list[TensorEntry]:
-        shapes = self.lists(36, self.values[self.slices[38]])
-        data = self.lists(46, self._views(variadic))
-        limits.check("dimensions", max(map(len, shapes), default=0))
-        limits.check("chunks", max(map(len, data), default=0))
-        return [
-            TensorEntry(*values)
-            for values in zip(
-                self.text(29),
-                self.text(32),
-                shapes,
-                self.text(39),
-                self.nullable_text(42),
-                data,
-                strict=True,
-            )
-        ]
-
-    def _views(self, variadic: Sequence[Bytes | Place]) -> list[Bytes | Place]:
+    def views(self, variadic: Sequence[Bytes | Place]) -> list[Bytes | Place]:
         chunks: list[Bytes | Place] = []
         used = 0
         views: bytes = self.values[self.slices[48].start]

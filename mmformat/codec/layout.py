@@ -218,6 +218,11 @@ def _column_places(lengths: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
     return tuple(flat), end + -end % ALIGNMENT
 
 
+def _buffer_count(metadata: BatchMetadata) -> int:
+    return len(metadata.buffers)
+
+
+@cached_when_small(_buffer_count, limit=CACHED_SIZE)
 def plain_structure(metadata: BatchMetadata) -> Structure:
     """Return the structure of an uncompressed batch, its places checked.
 
@@ -265,11 +270,22 @@ def check_places(metadata: BatchMetadata) -> None:
         )
 
 
-def encapsulate(structure: Structure, lengths: Sequence[int], *, compressed: bool) -> bytes:
+def encapsulate(structure: Structure, lengths: tuple[int, ...], *, compressed: bool) -> bytes:
     """Return the encapsulated metadata of a batch whose buffers have these stored lengths.
 
     It is padded so that metadata and prefix take a multiple of 64 bytes.
     """
+    if compressed or len(lengths) > CACHED_SIZE or _size(structure) > CACHED_SIZE:
+        return _encapsulated(structure, lengths, compressed)
+    return _remembered_capsule(structure, lengths)
+
+
+@lru_cache(maxsize=512)
+def _remembered_capsule(structure: Structure, lengths: tuple[int, ...]) -> bytes:
+    return _encapsulated(structure, lengths, False)
+
+
+def _encapsulated(structure: Structure, lengths: tuple[int, ...], compressed: bool) -> bytes:
     buffers, body_nbytes = places(lengths)
     metadata = write_batch_metadata(
         BatchMetadata(
