@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -108,15 +107,14 @@ def torch_dtype_name(dtype: torch.dtype) -> str | None:
 
 
 def _learn_torch() -> None:
-    torch = sys.modules.get("torch")
-    if torch is None:
-        try:
-            import torch
-        except ImportError as error:
-            raise MissingExtraError(
-                "expected torch for torch tensors, but it is not installed",
-                hint="pip install 'mmformat[torch]'",
-            ) from error
+    # An import, not sys.modules: another thread may be half-way through importing it.
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError(
+            "expected torch for torch tensors, but it is not installed",
+            hint="pip install 'mmformat[torch]'",
+        ) from error
     for name in ITEMSIZE:
         dtype = getattr(torch, name)
         _TORCH[name] = dtype

@@ -61,8 +61,9 @@ class TensorSpec(NamedTuple):
 
 def is_torch(value: object) -> bool:
     """Say whether ``value`` is a torch tensor, without importing torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    # Half-imported by another thread it has no Tensor yet, and nobody can have one.
+    tensor = getattr(sys.modules.get("torch"), "Tensor", None)
+    return tensor is not None and isinstance(value, tensor)
 
 
 def is_tensor(value: object) -> bool:
