@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Final
 
 from mmformat.codec.spans import Spans
@@ -41,6 +42,7 @@ class ArenaOnDevice:
     def __init__(self, transport: ShmReader, device: torch.device, *, pin: bool) -> None:
         self.stats = PlacementStats()
         self._transport = transport
+        self._pid = os.getpid()
         self._releases = Releases()
         self._mapping, self._first = transport.map_data()
         self._registration: Registration | None = None
@@ -112,6 +114,8 @@ class ArenaOnDevice:
 
     def close(self) -> None:
         """Wait for the copies under way, then unpin; a second call does nothing."""
+        if os.getpid() != self._pid:
+            return  # a forked child: the device, the copies and the pinning are its parent's
         self._releases.close()
         if self._registration is not None:
             self._registration.close()

@@ -200,8 +200,7 @@ class ShmReader:
 
         Notes
         -----
-        **Copies**: none. **Lifetime**: the caller's; it may outlive the reader. A forked child
-        does not inherit it.
+        **Copies**: none. **Lifetime**: the caller's; it may outlive the reader.
         """
         self._claims.check_open()
         layout = self._segment.layout
@@ -209,7 +208,6 @@ class ShmReader:
             mapping = self._segment.map_shared(
                 offset=layout.data_offset, nbytes=layout.data_nbytes, writable=True
             )
-            mapping.madvise(mmap.MADV_DONTFORK)
             self._data_mappings.add(mapping)
         except (OSError, ValueError) as error:
             raise TransportError(

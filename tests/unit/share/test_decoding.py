@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 
@@ -100,6 +102,27 @@ def test_a_damaged_slot_is_refused_and_released() -> None:
             memory.fetch(slot.seal(), lane=LANE, limits=None, expand=True, out=None)
         assert arena.stats().slots_granted == 0
         memory.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_leaves_the_devices_memory_alone() -> None:
+    with (
+        mm.Arena.create(nbytes=2**20, readers=1) as arena,
+        mm.Arena.attach(arena.name, reader=0) as reader,
+    ):
+        memory = ArenaOnDevice(reader._transport, CPU, pin=True)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                memory.close()
+                memory._view[:1].tobytes()  # still there: nothing was closed
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        memory.close()
+        with pytest.raises(ValueError):
+            memory._view[:1].tobytes()
 
 
 def test_the_cpu_may_be_asked_for_asynchronously_too() -> None:
