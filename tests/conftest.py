@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path

@@ -72,7 +72,7 @@ class EncodedMessage:
         destination = np.frombuffer(target, np.uint8)
         position = 0
         for frame in self.frames:
-            source = np.frombuffer(frame, np.uint8)
+            source = np.frombuffer(memoryview(frame), np.uint8)
             destination[position : position + source.size] = source
             position += source.size
         return position

@@ -82,7 +82,8 @@ optional
         for name, bound in (("max_nbytes", max_nbytes), ("max_pixels", max_pixels)):
             if type(bound) is not int or bound < 1:
                 raise ModelError(f"expected a positive int, got {bound!r}", path=f"$.{name}")
-        if not isinstance(max_duration_s, (int, float)) or not max_duration_s > 0:
+        seconds: object = max_duration_s
+        if not isinstance(seconds, (int, float)) or not seconds > 0:
             raise ModelError(
                 f"expected seconds above 0, got {max_duration_s!r}", path="$.max_duration_s"
             )
@@ -166,10 +167,9 @@ def _checked_kind(data: Any, kind: str) -> str:
             raise ModelError(
                 f"expected {names} for {kind}, got {type(data).__name__}", path="$.data"
             )
-        if kind == "data_url" and _kind_of_text(data) != kind:
-            raise ModelError(f"expected a data URL, got {data[:40]!r}", path="$.data")
-        if kind == "url" and _kind_of_text(data) != kind:
-            raise ModelError(f"expected an http(s) URL, got {data[:40]!r}", path="$.data")
+        if kind in ("data_url", "url") and _kind_of_text(str(data)) != kind:
+            expected = "a data URL" if kind == "data_url" else "an http(s) URL"
+            raise ModelError(f"expected {expected}, got {str(data)[:40]!r}", path="$.data")
     elif kind != "medium" and _kind_of(data) != kind:
         raise ModelError(f"expected a {kind}, got {type(data).__name__}", path="$.data")
     return kind

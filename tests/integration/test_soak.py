@@ -70,7 +70,7 @@ def test_rounds_leave_memory_descriptors_and_shm_flat() -> None:
                 mine = [process.memory_info().rss, process.num_fds()]
                 return [mine, *ask("usage")]
 
-            shm = len(os.listdir("/dev/shm"))
+            shm = len(list(Path("/dev/shm").iterdir()))
             marks = []
             for number in range(ROUNDS):
                 # Sizes differ, so that the allocator has holes to lose.
@@ -84,7 +84,7 @@ def test_rounds_leave_memory_descriptors_and_shm_flat() -> None:
                     marks.append(usage())
             assert arena.wait_released(timeout_s=5)
             assert arena.stats().free_nbytes == 2**24
-            assert len(os.listdir("/dev/shm")) == shm
+            assert len(list(Path("/dev/shm").iterdir())) == shm
         finally:
             for rank in ranks:
                 rank.stdin.close()
