@@ -11,7 +11,8 @@ import { DTYPES } from './schema.js';
 
 const NONE = { type: 'none' };
 const FLOATS = { nan: NaN, inf: Infinity, '-inf': -Infinity };
-const bad = (expected, got) => refuse('attributes-value', expected, typeof got === 'string' ? got.slice(0, 40) : typeof got);
+const bad = (expected, got) => (
+  refuse('attributes-value', expected, typeof got === 'string' ? got.slice(0, 40) : typeof got));
 
 /** The fields of an item; those left out are none, or an empty dict. */
 export function readItem(text, tensors, limits) {
@@ -38,7 +39,8 @@ function readFields(text, names, tensors, limits) {
     if (!names.includes(name)) refuse('attributes-field', names, name);
     fields.set(name, read(value, left));
     const mapping = name === 'model_specific_data' || name === 'request_data';
-    if (mapping && fields.get(name).type !== 'dict') refuse('attributes-field', 'a mapping', fields.get(name).type, name);
+    const { type } = fields.get(name);
+    if (mapping && type !== 'dict') refuse('attributes-field', 'a mapping', type, name);
   }
   if (left.size) refuse('tensor-names', 'every tensor asked for', [...left.keys()][0]);
   return fields;
@@ -65,13 +67,14 @@ function read(json, left) {
 
 const TAGS = {
   $int(text) {
-    if (typeof text !== 'string' || !/^-?[0-9]{1,1234}$/.test(text)) bad('a decimal integer', text);
+    if (typeof text !== 'string' || !/^-?[0-9]{1,1234}$/.test(text)) bad('an integer of up to 1234 digits', text);
     const value = BigInt(text);
-    if (value.toString(2).replace('-', '').length > 4096) bad('up to 4096 bits', text);
     if (inReach(value) || value.toString() !== text) refuse('json', 'the shortest spelling', text.slice(0, 40));
     return { type: 'int', value };
   },
-  $float: (text) => ({ type: 'float', value: Object.hasOwn(FLOATS, text) ? FLOATS[text] : bad('nan, inf, -inf', text) }),
+  $float(text) {
+    return { type: 'float', value: Object.hasOwn(FLOATS, text) ? FLOATS[text] : bad('nan, inf, -inf', text) };
+  },
   $complex(parts) {
     const values = Array.isArray(parts) ? parts.map((part) => read(part, new Map())) : [];
     if (values.length !== 2 || values.some(({ type }) => type !== 'float')) bad('two floats', parts);
@@ -83,15 +86,14 @@ const TAGS = {
   $dict(items, left) {
     const pairs = list(items).map((pair) => (
       list(pair).length === 2 ? pair.map((value) => read(value, left)) : bad('pairs', pair)));
-    const keys = new Set(pairs.map(([key]) => identity(key)));
-    if (keys.size !== pairs.length) bad('keys that differ', items);
+    if (new Set(pairs.map(([key]) => sameKey(key))).size !== pairs.length) bad('keys that differ', items);
     return { type: 'dict', pairs };
   },
   $scalar(parts) {
     const [dtype, text] = list(parts);
     if (parts.length !== 2 || !Object.hasOwn(DTYPES, dtype)) bad('a dtype and bytes', dtype);
     const value = base64(text);
-    if (value.length !== DTYPES[dtype]) bad(`${DTYPES[dtype]} bytes`, text);
+    if (value.length !== DTYPES[dtype] || (dtype === 'bool' && value[0] > 1)) bad(`an element of ${dtype}`, text);
     return { type: 'scalar', dtype, value };
   },
   $tensor: (name, left) => ({ type: 'tensor', library: 'torch', tensor: take(name, left) }),
@@ -117,9 +119,24 @@ function base64(text) {
   return new Uint8Array(bytes);
 }
 
-/** A text that differs where keys differ. */
-const identity = (key) => JSON.stringify(key, (_, part) => {
-  if (typeof part === 'bigint') return `${part}n`;
-  if (typeof part === 'number') return Object.is(part, -0) ? '0' : String(part);
-  return part instanceof Uint8Array ? Buffer.from(part).toString('hex') : part;
-});
+/**
+ * What two equal keys of a mapping have in common: 1, 1.0 and true are one key, and a NaN differs from every other.
+ *
+ * Refuses values that are no keys: arrays, mappings, tensors and mutable bytes.
+ */
+function sameKey({ type, value, values, dtype }) {
+  switch (type) {
+    case 'none': return 'none';
+    case 'str': return `str ${JSON.stringify(value)}`;
+    case 'bool': return `number ${Number(value)}`;
+    case 'int': return `number ${value}`;
+    case 'float':
+      if (Number.isNaN(value)) return Symbol('nan');
+      return `number ${Number.isInteger(value) ? BigInt(value) : value}`;
+    case 'complex': return value[1] === 0 ? sameKey({ type: 'float', value: value[0] }) : `complex ${value}`;
+    case 'bytes': return `bytes ${value}`;
+    case 'scalar': return `scalar ${dtype} ${value}`;
+    case 'tuple': return `tuple [${values.map((part) => String(sameKey(part)))}]`;
+    default: return bad('a key', type);
+  }
+}

@@ -34,9 +34,6 @@ const READERS = {
   }),
   list(data, { name, children }) {
     const [child] = data.children;
-    if (data.valueOffsets[data.length] !== child.length) {
-      refuse('array-length', `${data.valueOffsets[data.length]} elements`, child.length, name);
-    }
     const values = readArray(child, children[0]);
     return slices(data, child.length, name).map(([from, to]) => values.slice(from, to));
   },
@@ -65,7 +62,9 @@ function nullsOf({ length, nullCount, nullBitmap }, { name }) {
   const bit = (k) => (nullBitmap[k >> 3] >> (k & 7)) & 1;
   let zeros = 0;
   for (let k = 0; k < length; k++) zeros += 1 - bit(k);
-  for (let k = length; k < nullBitmap.length * 8; k++) if (bit(k)) refuse('nulls', 'zeros behind the last bit', 'a one', name);
+  for (let k = length; k < nullBitmap.length * 8; k++) {
+    if (bit(k)) refuse('nulls', 'zeros behind the last bit', 'a one', name);
+  }
   if (zeros !== nullCount) refuse('nulls', `${nullCount} nulls`, zeros, name);
   return (k) => bit(k) === 0;
 }
@@ -80,7 +79,8 @@ function readViews(data) {
     const length = view.getInt32(at, true);
     if (length <= 12) {
       if (length < 0) refuse('view', 'lengths of 0 or more', length);
-      if (bytes.subarray(at + 4 + length, at + 16).some((byte) => byte)) refuse('inline', 'zeros behind the bytes', 'others');
+      const behind = bytes.subarray(at + 4 + length, at + 16);
+      if (behind.some((byte) => byte !== 0)) refuse('inline', 'zeros behind the bytes', 'others');
       return bytes.subarray(at + 4, at + 4 + length);
     }
     const [index, offset] = [view.getInt32(at + 8, true), view.getInt32(at + 12, true)];
@@ -88,7 +88,8 @@ function readViews(data) {
     if (next >= buffers.length) refuse('array-count', `data buffer ${next}`, `${buffers.length} in all`);
     const buffer = buffers[next++];
     if (buffer.length !== length) refuse('view', `all ${buffer.length} bytes`, length);
-    for (let b = 0; b < 4; b++) if (bytes[at + 4 + b] !== buffer[b]) refuse('view-prefix', 'the first 4 bytes', 'others');
+    const prefix = bytes.subarray(at + 4, at + 8);
+    if (prefix.some((byte, b) => byte !== buffer[b])) refuse('view-prefix', 'the first 4 bytes', 'others');
     return buffer;
   });
   if (next !== buffers.length) refuse('array-count', `${next} data buffers`, buffers.length);

@@ -12,5 +12,6 @@ export class FormatError extends Error {
 export function refuse(code, expected, got, where = '') {
   const tail = got === undefined ? '' : `, got ${got}`;
   const text = `expected ${expected}${tail}${where && ` - at ${where}`}`;
-  throw new FormatError(code, text.slice(0, 300).replace(/[^ -~]/g, (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`));
+  const escape = (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`;
+  throw new FormatError(code, text.slice(0, 300).replace(/[^ -~]/g, escape));
 }

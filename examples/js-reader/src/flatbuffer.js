@@ -7,7 +7,7 @@
 
 import { refuse } from './errors.js';
 
-const TEXT = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
+const TEXT = new TextDecoder('utf-8', { ignoreBOM: true });
 
 export class Table {
   #view;
@@ -26,7 +26,7 @@ export class Table {
     this.#size = view.getUint16(vtable + 2, true);
     this.#inside(vtable, vtableSize);
     this.#inside(at, this.#size);
-    if (vtableSize < 4 || vtableSize % 2) refuse('metadata', 'a vtable of whole slots', `${vtableSize} bytes`);
+    if (vtableSize % 2) refuse('metadata', 'a vtable of whole slots', `${vtableSize} bytes`);
     for (let k = 4; k < vtableSize; k += 2) this.#slots.push(view.getUint16(vtable + k, true));
   }
 
@@ -54,10 +54,11 @@ export class Table {
 
   has(slot) { return (this.#slots[slot] ?? 0) !== 0; }
   bool(slot) { return this.#scalar(slot, 1, 'getUint8', 0) !== 0; }
+  /** An int64 as a number: beyond 2^53 it is rounded, but no length of a message that is right is there. */
+  int64(slot) { return Number(this.#scalar(slot, 8, 'getBigInt64', 0n)); }
   uint8(slot) { return this.#scalar(slot, 1, 'getUint8', 0); }
   int16(slot) { return this.#scalar(slot, 2, 'getInt16', 0); }
   int32(slot) { return this.#scalar(slot, 4, 'getInt32', 0); }
-  int64(slot) { return exact(this.#scalar(slot, 8, 'getBigInt64', 0n)); }
 
   #follow(at) {
     const target = at + this.#view.getUint32(at, true);
@@ -79,13 +80,13 @@ export class Table {
     return { at: start + 4, length };
   }
 
+  /** Text; bytes that are no UTF-8 are replaced, since keys that nobody knows are to be ignored ([S-5]). */
   text(slot) {
     const { at, length } = this.#vector(slot, 1);
-    try {
-      return TEXT.decode(new Uint8Array(this.#view.buffer, this.#view.byteOffset + at, length));
-    } catch {
-      return refuse('metadata', 'UTF-8 in the flatbuffer', 'other bytes');
-    }
+    if (!at) return '';
+    this.#inside(at + length, 1);
+    if (this.#view.getUint8(at + length) !== 0) refuse('metadata', 'a zero behind text', 'another byte');
+    return TEXT.decode(new Uint8Array(this.#view.buffer, this.#view.byteOffset + at, length));
   }
 
   tables(slot) {
@@ -96,13 +97,7 @@ export class Table {
   /** A vector of int64, or of structs of `width` int64, as an array of arrays. */
   int64s(slot, width = 1) {
     const { at, length } = this.#vector(slot, 8 * width);
-    const word = (k) => exact(this.#view.getBigInt64(at + 8 * k, true));
+    const word = (k) => Number(this.#view.getBigInt64(at + 8 * k, true));
     return Array.from({ length }, (_, row) => Array.from({ length: width }, (_, k) => word(row * width + k)));
   }
-}
-
-/** A bigint as a number; none of the lengths of a message is beyond 2^53. */
-function exact(value) {
-  const number = Number(value);
-  return Number.isSafeInteger(number) ? number : refuse('metadata', 'integers up to 2^53', value);
 }

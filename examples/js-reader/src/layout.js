@@ -18,16 +18,24 @@ const ARRAYS = [];
   }
 })(COLUMNS, -1);
 
-// Buffers of each kind of array behind the validity bitmap.
-const BUFFERS = { int32: 1, int64: 1, utf8: 2, list: 1, struct: 0, binary_view: 1 };
-const COLUMN_BUFFERS = ARRAYS.reduce((sum, { kind }) => sum + 1 + BUFFERS[kind], 0);
+// Lengths of the buffers behind the validity bitmap, for n elements; null where offsets say how long the text is.
+const SIZES = {
+  int32: (n) => [4 * n],
+  int64: (n) => [8 * n],
+  utf8: (n) => [4 * (n + 1), null],
+  list: (n) => [4 * (n + 1)],
+  struct: () => [],
+  binary_view: (n) => [16 * n],
+};
+const COLUMN_BUFFERS = ARRAYS.reduce((sum, { kind }) => sum + 1 + SIZES[kind](0).length, 0);
 const align = (value, to) => Math.ceil(value / to) * to;
 
 /** Check one batch; `spent` carries what earlier batches took of the limits. */
 export function checkLayout({ header, body }, limits, spent) {
   const compression = header.table(3);
   if (compression && (compression.uint8(0) !== 0 || compression.uint8(1) !== 0)) {
-    refuse('compression-codec', 'LZ4_FRAME by buffers', `codec ${compression.uint8(0)}, method ${compression.uint8(1)}`);
+    const got = `codec ${compression.uint8(0)}, method ${compression.uint8(1)}`;
+    refuse('compression-codec', 'LZ4_FRAME by buffers', got);
   }
   const nodes = header.int64s(1, 2);
   const regions = header.int64s(2, 2);
@@ -41,10 +49,10 @@ export function checkLayout({ header, body }, limits, spent) {
   checkPlaces(regions, body);
   const buffers = regions.map(([offset, length]) => body.subarray(offset, offset + length));
   const lengths = compression ? buffers.map(claimedLength) : buffers.map((buffer) => buffer.length);
-  checkLengths(nodes, lengths, compression ? null : buffers);
+  checkLengths(nodes, lengths);
 
-  const columns = lengths.slice(0, COLUMN_BUFFERS).reduce((sum, length) => sum + length, 0);
-  within(limits, 'metadata_nbytes', (spent.metadata += columns));
+  const columns = lengths.slice(0, COLUMN_BUFFERS).reduce((sum, length) => align(sum, 8) + length, 0);
+  within(limits, 'metadata_nbytes', align(columns, 64));
   within(limits, 'tensors', (spent.tensors += nodes[ARRAYS.findIndex(({ name }) => name === 'tensor')][0]));
   if (!compression) return;
   within(limits, 'decompressed_nbytes', (spent.decompressed += lengths.reduce((sum, length) => sum + length, 0)));
@@ -62,7 +70,9 @@ function checkPlaces(regions, body) {
   };
   regions.forEach(([offset, length], k) => {
     const place = align(end, k < COLUMN_BUFFERS ? 8 : 64);
-    if (offset !== place || length < 0) refuse('layout', `byte ${place}`, `${length} bytes at ${offset}`, `buffer ${k}`);
+    if (offset !== place || length < 0) {
+      refuse('layout', `byte ${place}`, `${length} bytes at ${offset}`, `buffer ${k}`);
+    }
     padding(offset);
     end = offset + length;
   });
@@ -81,36 +91,26 @@ function claimedLength(buffer) {
   return claimed;
 }
 
-/** Array lengths by their parents, buffer lengths by their arrays: [L-12], [L-13]. */
-function checkLengths(nodes, lengths, plain) {
-  let buffer = 0;
-  const children = nodes.map(() => undefined);
-  ARRAYS.forEach(({ name, kind, nullable, parent }, k) => {
+/** Array lengths by their parents, buffer lengths by their arrays: [L-12], [L-13]; offsets follow in step 5. */
+function checkLengths(nodes, lengths) {
+  const total = lengths.reduce((sum, length) => sum + length, 0);
+  ARRAYS.forEach(({ name, nullable, parent }, k) => {
     const [length, nulls] = nodes[k];
-    // Of a compressed list the last offset is not known yet; step 5 compares it.
-    const expected = parent < 0 ? nodes[0][0] : children[parent] ?? length;
-    if (length !== expected || length < 0) refuse('array-length', `${expected} elements`, length, name);
+    // Of a list the parent's values are not known yet: no element of it takes less than a byte.
+    const known = parent < 0 ? nodes[0][0] : ARRAYS[parent].kind === 'struct' ? nodes[parent][0] : null;
+    if (length < 0 || (known === null ? length > total : length !== known)) {
+      refuse('array-length', known ?? `up to ${total}`, length, name);
+    }
     if (!nullable && nulls !== 0) refuse('array-length', 'no nulls', nulls, name);
     if (nulls < 0 || nulls > length) refuse('nulls', `up to ${length} nulls`, nulls, name);
-    const need = (size) => {
-      if (lengths[buffer] !== size) refuse('buffer-length', `${size} bytes`, lengths[buffer], `${name}, buffer ${buffer}`);
-      buffer += 1;
-    };
-    need(nulls ? Math.ceil(length / 8) : 0);
-    if (kind === 'struct') children[k] = length;
-    if (kind === 'int32' || kind === 'int64') need(length * Number(kind.slice(3)) / 8);
-    if (kind === 'binary_view') need(length * 16);
-    if (kind === 'utf8') {
-      need((length + 1) * 4);
-      buffer += 1;  // the text: as long as the offsets say, which step 5 compares
-    }
-    if (kind === 'list') {
-      need((length + 1) * 4);
-      if (plain) children[k] = lastOffset(plain[buffer - 1]);
-    }
+  });
+  const sizes = ARRAYS.flatMap(({ kind }, k) => {
+    const [length, nulls] = nodes[k];
+    return [nulls ? Math.ceil(length / 8) : 0, ...SIZES[kind](length)];
+  });
+  sizes.forEach((size, k) => {
+    if (size !== null && lengths[k] !== size) refuse('buffer-length', `${size} bytes`, lengths[k], `buffer ${k}`);
   });
 }
 
-const viewOf = (bytes) => new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-const int64 = (bytes, at) => Number(viewOf(bytes).getBigInt64(at, true));
-const lastOffset = (bytes) => viewOf(bytes).getInt32(bytes.length - 4, true);
+const int64 = (bytes, at) => Number(new DataView(bytes.buffer, bytes.byteOffset + at, 8).getBigInt64(0, true));

@@ -38,6 +38,6 @@ function tensorsOf(nodes) {
     if (type !== 'tensor') return tensorsOf(values ?? pairs?.map(([, value]) => value) ?? []);
     // Names are the sender's: quoted and escaped, so that none can command a terminal ([X-2]).
     const name = stringify(tensor.name).replace(/^(.{57}).{4,}$/, '$1..."');
-    return [[`  ${name}`, tensor.dtype, `[${tensor.shape}]`, tensor.encoding, `${tensor.bytes.length} bytes`]];
+    return [[`  ${name}`, tensor.dtype, `[${tensor.shape}]`, tensor.encoding, `${tensor.nbytes} bytes`]];
   });
 }

@@ -22,13 +22,13 @@ registerLz4();
  */
 export function readMessage(bytes, overrides = {}) {
   const limits = { ...LIMITS, ...overrides };
-  const { batches, metadataBytes } = readStream(bytes, limits);
-  const spent = { metadata: metadataBytes, decompressed: 0, tensors: 0 };
+  const batches = readStream(bytes, limits);
+  const spent = { decompressed: 0, tensors: 0 };
   for (const batch of batches) checkLayout(batch, limits, spent);
   const { items, request } = joinRows(batches.length ? loadRows(bytes) : [], limits);
   return {
     items: items.map((row) => {
-      const tensors = readTensors(row.tensors, limits, spent);
+      const tensors = readTensors(row.tensors, limits);
       const { modality, format, pad_value, identity } = row;
       return {
         modality, format, hash: row.hash === null ? null : BigInt(row.hash), pad_value, identity,
@@ -37,7 +37,7 @@ export function readMessage(bytes, overrides = {}) {
       };
     }),
     request_data: request
-      ? readRequest(request.attributes, readTensors(request.tensors, limits, spent), limits)
+      ? readRequest(request.attributes, readTensors(request.tensors, limits), limits)
       : { type: 'dict', pairs: [] },
   };
 }

@@ -47,8 +47,8 @@ const TYPE_IDS = { int32: 2, int64: 2, utf8: 5, list: 12, struct: 13, binary_vie
 /** Check the flatbuffer of a schema: [S-2], [S-3], then [S-4] and [S-1]. Unknown keys are ignored: [S-5]. */
 export function checkSchema(schema) {
   const versions = schema.tables(2).filter((pair) => pair.text(0) === 'mmformat.version').map((pair) => pair.text(1));
-  if (versions.length !== 1 || !/^(0|[1-9][0-9]*)$/.test(versions[0])) {
-    refuse('no-version', 'one key mmformat.version, a decimal integer', JSON.stringify(versions));
+  if (versions.length !== 1 || !/^[1-9][0-9]*$/.test(versions[0])) {
+    refuse('no-version', 'one key mmformat.version, an integer from 1', JSON.stringify(versions));
   }
   if (versions[0] !== '1') refuse('version', 'version 1', versions[0].slice(0, 40));
   if (schema.int16(0) !== 0) refuse('schema', 'little-endian', 'big');

@@ -32,13 +32,13 @@ export function readStream(bytes, limits) {
     batches.push({ header: message.table(2), body: stream.body(message) });
     within(limits, 'batches', batches.length);
   }
-  if (stream.at !== bytes.length) refuse('trailing-bytes', 'nothing behind the end', `${bytes.length - stream.at} bytes`);
-  return { batches, metadataBytes: stream.metadataBytes };
+  const left = bytes.length - stream.at;
+  if (left) refuse('trailing-bytes', 'nothing behind the end', `${left} bytes`);
+  return batches;
 }
 
 class Stream {
   at = 0;
-  metadataBytes = 0;
 
   constructor(bytes, limits) {
     this.bytes = bytes;
@@ -47,19 +47,20 @@ class Stream {
   }
 
   #need(size) {
-    if (size < 0 || this.at + size > this.bytes.length) refuse('truncated', `${size} bytes`, 'the end', `byte ${this.at}`);
+    const inside = size >= 0 && this.at + size <= this.bytes.length;
+    if (!inside) refuse('truncated', `${size} bytes`, 'the end', `byte ${this.at}`);
   }
 
   /** The next Arrow message's metadata; null at the end of the stream. */
   next() {
     this.#need(4);
-    if (this.view.getUint32(this.at, true) !== 0xffffffff) refuse('marker', 'FF FF FF FF', 'other bytes', `byte ${this.at}`);
+    const marker = this.view.getUint32(this.at, true);
+    if (marker !== 0xffffffff) refuse('marker', 'FF FF FF FF', 'other bytes', `byte ${this.at}`);
     this.#need(8);
     const length = this.view.getInt32(this.at + 4, true);
     this.at += 8;
     if (length === 0) return null;
-    this.metadataBytes += Math.max(length, 0);
-    within(this.limits, 'metadata_nbytes', this.metadataBytes);
+    within(this.limits, 'metadata_nbytes', length);
     this.#need(length);
     const message = Table.root(this.bytes.subarray(this.at, this.at + length));
     this.at += length;

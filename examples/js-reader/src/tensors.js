@@ -7,35 +7,37 @@ import { DTYPES, within } from './schema.js';
 const product = (extents) => extents.reduce((value, extent) => value * extent, 1n);
 const floored = (extents) => product(extents.map((extent) => extent || 1n));  // extents of 0 count as 1
 
-/** The tensors of a row by name: `{ name, dtype, shape, encoding, bytes }`, bytes in C order ([T-7]). */
-export function readTensors(rows, limits, spent) {
+/**
+ * The tensors of a row by name: `{ name, dtype, shape, encoding, nbytes, bytes }`, bytes in C order ([T-7]).
+ *
+ * `bytes` of a dictionary tensor is expanded when it is asked for, each time: a small message may hold thousands of
+ * tensors that grow to `tensor_nbytes`, and no limit is for their sum.
+ */
+export function readTensors(rows, limits) {
   const tensors = new Map();
   for (const row of rows) {
     const where = `$.tensors[${JSON.stringify(row.name)}]`;
     if (tensors.has(row.name)) refuse('tensor-names', 'a name once', row.name, where);
-    tensors.set(row.name, readTensor(row, limits, spent, where));
+    tensors.set(row.name, readTensor(row, limits, where));
   }
   return tensors;
 }
 
-function readTensor({ name, dtype, shape, encoding, parameters, data }, limits, spent, where) {
+function readTensor({ name, dtype, shape, encoding, parameters, data }, limits, where) {
   if (!Object.hasOwn(DTYPES, dtype)) refuse('dtype', 'a dtype', dtype, where);
   const size = BigInt(DTYPES[dtype]);
   within(limits, 'dimensions', shape.length, where);
   within(limits, 'chunks', data.length, where);
   if (shape.some((extent) => extent < 0n)) refuse('shape', 'extents of 0 or more', shape, where);
   within(limits, 'tensor_nbytes', floored(shape) * size, where);
-  if (encoding !== 'plain' && encoding !== 'dictionary') refuse('encoding', 'plain or dictionary', encoding, where);
-  const tensor = { name, dtype, shape: shape.map(Number), encoding };
-  const nbytes = Number(product(shape) * size);
-  if (encoding === 'plain') {
-    if (parameters !== null) refuse('plain-parameters', 'null', parameters, where);
-    tensor.bytes = joined(data, nbytes, where);
-  } else {
-    // Nothing in SPEC.md bounds the sum of what dictionaries grow to; here they count as decompressed.
-    within(limits, 'decompressed_nbytes', (spent.decompressed += nbytes), where);
-    tensor.bytes = expand(readParameters(parameters, size, limits, where), data, shape, size, nbytes, where);
+  const tensor = { name, dtype, shape: shape.map(Number), encoding, nbytes: Number(product(shape) * size) };
+  if (encoding === 'dictionary') {
+    const dictionary = readDictionary(readParameters(parameters, size, limits, where), data, shape, size, where);
+    return Object.defineProperty(tensor, 'bytes', { get: () => expand(dictionary, tensor.nbytes) });
   }
+  if (encoding !== 'plain') refuse('encoding', 'plain or dictionary', encoding, where);
+  if (parameters !== null) refuse('plain-parameters', 'null', parameters, where);
+  tensor.bytes = joined(data, tensor.nbytes, where);
   if (dtype === 'bool' && tensor.bytes.some((byte) => byte > 1)) refuse('bool', 'bytes 0 and 1', 'others', where);
   return tensor;
 }
@@ -52,7 +54,8 @@ function joined(chunks, nbytes, where) {
 
 /** The parameters of a dictionary, as bigints: [D-1]. */
 function readParameters(text, size, limits, where) {
-  const options = { code: 'parameters', numberCode: 'parameters', maxDepth: 1, accepts: () => true };
+  const maxDepth = limits.attributes_depth;
+  const options = { code: 'parameters', numberCode: 'parameters', maxDepth, accepts: () => true };
   const object = parseJson(text ?? '', options);
   const keys = ['axis', 'codes', 'entries', 'repeat', 'repeat_axis', 'table_channels'];
   const isObject = object instanceof Map && [...object.keys()].sort().join() === keys.join();
@@ -69,9 +72,9 @@ function readParameters(text, size, limits, where) {
   return values;
 }
 
-/** Look the codes up: [D-2] to [D-5]. All sizes are known to fit before memory is taken. */
-function expand(parameters, data, shape, size, nbytes, where) {
-  const { codes: extents, axis, entries, repeat, repeat_axis: repeatAxis, table_channels: channels } = parameters;
+/** Table and codes, each code known to be in the table: [D-2], [D-3], [D-5]. */
+function readDictionary(parameters, data, shape, size, where) {
+  const { codes: extents, entries, repeat, table_channels: channels } = parameters;
   const count = product(extents);
   if (count * repeat !== product(shape)) refuse('dictionary-shape', product(shape), count * repeat, where);
   const [table, ...chunks] = data;
@@ -79,19 +82,25 @@ function expand(parameters, data, shape, size, nbytes, where) {
     refuse('dictionary-table', `${channels * entries * size} bytes`, table?.length, where);
   }
   const codes = joined(chunks, Number(count), where);
+  const wrong = codes.find((code) => code >= entries);
+  if (wrong !== undefined) refuse('dictionary-code', `codes below ${entries}`, wrong, where);
+  return { ...parameters, table, codes, extents: extents.map(Number), width: Number(size) };
+}
 
-  // Index i of the codes lies in channel (i / inner) % extents[axis]; blocks of `block` codes are repeated.
+/** The elements in C order: [D-4]. Code k is of channel (k / inner) % extents[axis]; runs of `block` codes repeat. */
+function expand(dictionary, nbytes) {
+  const { table, codes, extents, width, axis, entries, repeat, repeat_axis: repeatAxis } = dictionary;
+  const channels = dictionary.table_channels;
   const bytes = new Uint8Array(nbytes);
-  const width = Number(size);
-  const inner = Number(product(extents.slice(Number(axis) + 1)));
-  const block = repeat > 1n ? Number(product(extents.slice(Number(repeatAxis)))) : codes.length;
+  const behind = (first) => extents.slice(Number(first)).reduce((value, extent) => value * extent, 1);
+  const inner = behind(axis + 1n);
+  const block = repeat > 1n ? behind(repeatAxis) : codes.length;
   for (let at = 0, start = 0; start < codes.length; start += block) {
-    for (let copy = 0n; copy < repeat; copy++) {
-      for (let k = start; k < start + block; k++, at += width) {
-        if (codes[k] >= Number(entries)) refuse('dictionary-code', `codes below ${entries}`, codes[k], where);
-        const channel = channels === 1n ? 0 : Math.floor(k / inner) % Number(extents[Number(axis)]);
+    for (let copy = 0; copy < Number(repeat); copy++) {
+      for (let k = start; k < start + block; k++) {
+        const channel = channels === 1n ? 0 : Math.floor(k / inner) % extents[Number(axis)];
         const entry = (channel * Number(entries) + codes[k]) * width;
-        for (let b = 0; b < width; b++) bytes[at + b] = table[entry + b];
+        for (let b = 0; b < width; b++) bytes[at++] = table[entry + b];
       }
     }
   }

@@ -45,7 +45,8 @@ function value(node) {
     case 'scalar': return { type: 'scalar', dtype: node.dtype, value: hex(node.value) };
     case 'tensor': {
       const { dtype, shape, bytes } = node.tensor;
-      return { type: 'tensor', library: node.library, dtype, shape, sha256: createHash('sha256').update(bytes).digest('hex') };
+      const sha256 = createHash('sha256').update(bytes).digest('hex');
+      return { type: 'tensor', library: node.library, dtype, shape, sha256 };
     }
     default: return node;
   }

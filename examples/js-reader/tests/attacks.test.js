@@ -3,12 +3,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { FormatError } from '../src/errors.js';
+import { parseJson } from '../src/json.js';
 import { readMessage } from '../src/reader.js';
 import { stringify, toTwin } from '../src/twin.js';
 import { SCHEMA, VECTORS, bytesOf } from './vectors.js';
 
 const CODES = new Set(Object.values(SCHEMA.clauses).flatMap((clause) => clause.codes));
-const LIMITS = { message_nbytes: 2 ** 20, decompressed_nbytes: 2 ** 20, tensor_nbytes: 2 ** 20, metadata_nbytes: 2 ** 20 };
+const LIMITS = Object.fromEntries(
+  ['message_nbytes', 'decompressed_nbytes', 'tensor_nbytes', 'metadata_nbytes'].map((name) => [name, 2 ** 20]),
+);
 const SEEDS = ['tags', 'dictionary-repeat', 'lz4', 'batches', 'chunks'].map((name) => (
   bytesOf(VECTORS.find((vector) => vector.name === name))));
 
@@ -54,4 +57,20 @@ test('a plain tensor of one chunk is a view of the message', () => {
   const bytes = bytesOf(VECTORS.find(({ name }) => name === 'float8-bits'));
   const { tensors } = readMessage(bytes).items[0];
   assert.ok([...tensors.values()].some((tensor) => tensor.bytes.buffer === bytes.buffer));
+});
+
+test('a dictionary tensor takes its memory when it is asked for', () => {
+  const { tensors } = readMessage(bytesOf(VECTORS.find(({ name }) => name === 'dictionary'))).items[0];
+  const [tensor] = tensors.values();
+  assert.equal(typeof Object.getOwnPropertyDescriptor(tensor, 'bytes').get, 'function');
+  assert.equal(tensor.bytes.length, tensor.nbytes);
+});
+
+test('attributes of many megabytes neither overflow the stack nor crawl', () => {
+  const options = { code: 'attributes', numberCode: 'attributes-value', maxDepth: 64 };
+  const size = 2 ** 24;
+  assert.equal(parseJson(`"${'a'.repeat(size)}"`, options).length, size);
+  for (const text of [`"${'a'.repeat(size)}`, `"${'\\'.repeat(size)}"`, '9'.repeat(size), '['.repeat(size)]) {
+    assert.throws(() => parseJson(text, options), FormatError);
+  }
 });

@@ -34,7 +34,9 @@ test('every byte of a checked frame counts', () => {
     broken[at] ^= 0x10;
     assert.throws(() => decodeFrame(broken), { code: 'compression' }, `byte ${at}`);
   }
-  for (let size = 0; size < bytes.length; size++) assert.throws(() => decodeFrame(bytes.slice(0, size)), { code: 'compression' });
+  for (let size = 0; size < bytes.length; size++) {
+    assert.throws(() => decodeFrame(bytes.slice(0, size)), { code: 'compression' });
+  }
 });
 
 test('a match from before the first byte, and bytes behind the frame', () => {
