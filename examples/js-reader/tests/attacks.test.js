@@ -70,7 +70,7 @@ test('attributes of many megabytes neither overflow the stack nor crawl', () => 
   const options = { code: 'attributes', numberCode: 'attributes-value', maxDepth: 64 };
   const size = 2 ** 24;
   assert.equal(parseJson(`"${'a'.repeat(size)}"`, options).length, size);
-  for (const text of [`"${'a'.repeat(size)}`, `"${'\\'.repeat(size)}"`, '9'.repeat(size), '['.repeat(size)]) {
+  for (const text of [`"${'a'.repeat(size)}`, `"${'\\'.repeat(size + 1)}"`, '9'.repeat(size), '['.repeat(size)]) {
     assert.throws(() => parseJson(text, options), FormatError);
   }
 });
