@@ -13,7 +13,7 @@ ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types floors rooms soak chaos sweep engines ci bench constraints clean
+.PHONY: help demo test lint types floors rooms soak chaos sweep engines js ci bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ sweep: $(VENV)/.stamp-dev  ## every bit of every golden vector flipped, every le
 
 engines: $(VENV)/.stamp-dev  ## the adapters against the real SGLang and vLLM, each in an environment of its own
 	@benchmarks/engines/run.sh test $(ARGS)
+
+js:  ## the JavaScript reader over every golden vector (needs node 20 or newer)
+	@npm --prefix examples/js-reader ci --ignore-scripts --no-audit --no-fund
+	@npm --prefix examples/js-reader test
 
 ci: test lint types floors  ## all that .ci/run checks, without the demo
 

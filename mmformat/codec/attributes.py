@@ -163,7 +163,7 @@ def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str,
     """
     limits.check("attributes_nbytes", len(text), path=path)
     try:
-        tree = _parsed(text)
+        tree = parsed(text)
     except RecursionError as error:
         raise _too_deep(limits, path) from error
     except ValueError as error:
@@ -204,7 +204,14 @@ def _length(text: str) -> int:
 
 
 @cached_when_small(_length, limit=REMEMBERED_CHARACTERS)
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
+    """Parse JSON as this format allows it: no constants, no key twice.
+
+    Raises
+    ------
+    ValueError
+        When it is none.
+    """
     # Of one model's requests most are the same. Nobody changes the tree: joining makes new values.
     return _DECODER.decode(text)
 
@@ -306,5 +313,7 @@ def _scalar(name: str, text: str) -> np.generic:
     dtype = numpy_dtype(name)
     if len(data) != dtype.itemsize:
         raise ValueError(f"expected {dtype.itemsize} bytes")
+    if name == "bool" and data not in (b"\0", b"\1"):
+        raise ValueError("expected the byte 0 or 1")
     made: np.generic = np.frombuffer(data, dtype)[0]
     return made

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from mmformat._arrow import buffer_of, view_of_address
+from mmformat.codec.attributes import parsed
 from mmformat.codec.columns import CHUNK_NBYTES, INLINE_NBYTES
 from mmformat.codec.rows import DICTIONARY, PLAIN, Bytes, TensorEntry
 from mmformat.codec.tensors import numpy_view, torch_view
@@ -222,7 +223,7 @@ class _Dictionary:
 
 def _dictionary(entry: TensorEntry, path: str) -> _Dictionary:
     try:
-        values = json.loads(entry.parameters or "null")
+        values = parsed(entry.parameters or "null")
         if type(values) is not dict or sorted(values) != list(_PARAMETERS):
             raise ValueError(f"expected the keys {', '.join(_PARAMETERS)}")
         return _Dictionary(values, entry.dtype)

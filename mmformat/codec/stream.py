@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-from mmformat._arrow import open_stream
+from mmformat._arrow import Schema, open_stream
 from mmformat.codec.columns import read_rows
 from mmformat.codec.decompression import claimed_lengths, decompress_batch
 from mmformat.codec.flatbuffer import (
@@ -103,10 +103,16 @@ def _check_schema(message: bytes) -> None:
             f"expected a message of version {VERSION}, got version {text[:20].decode()}",
             hint="upgrade mmformat in the reader",
         )
-    if not schema.equals(SCHEMA, check_metadata=False):
+    # Arrow takes schemas for equal whose list elements have other names.
+    if not schema.equals(SCHEMA, check_metadata=False) or _names(schema) != _names(SCHEMA):
         raise SchemaError(
             f"expected the schema of version {VERSION}, got {len(schema)} columns: {names}"
         )
+
+
+def _names(schema: Schema) -> str:
+    text: str = schema.to_string(show_field_metadata=False, show_schema_metadata=False)
+    return text
 
 
 def _read_metadata(spans: Spans, at: int, limits: Limits) -> tuple[bytes | None, int]:

@@ -48,9 +48,11 @@ def _blocks(document: Path) -> list[Block]:
 def test_the_python_blocks_run(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photos: dict[str, Path]
 ) -> None:
-    """A document's blocks run in order in one namespace, beside photo.jpg and photo.png."""
+    """A document's blocks run in order in one namespace, beside photographs and a pickle."""
     shutil.copy(photos["rocket-640x427.jpg"], tmp_path / "photo.jpg")
     shutil.copy(photos["astronaut-face-224.png"], tmp_path / "photo.png")
+    old = ROOT / "tests" / "data" / "legacy" / "v0_5_23" / "dict_minimal.p4.pkl"
+    shutil.copy(old, tmp_path / "request.pkl")
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__document__"}
     for block in _blocks(document):

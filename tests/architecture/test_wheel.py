@@ -1,4 +1,4 @@
-"""The wheel holds the package, its types marker and its photographs, and nothing beside it."""
+"""The wheel holds the package, its photographs and the golden vectors, and nothing beside them."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def test_the_wheel_is_the_package(tmp_path: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
+    }
+    vectors = ROOT / "schemas" / "v1" / "vectors"
+    wanted |= {
+        f"mmformat/testing/vectors_v1/{path.relative_to(vectors).as_posix()}"
+        for path in vectors.rglob("*")
+        if path.is_file()
     }
     assert shipped == wanted
     assert "mmformat/py.typed" in shipped

@@ -295,3 +295,23 @@ def test_lengths_that_overflow_64_bits_are_refused() -> None:
         entry = tensor(shape=shape, data=[struct.pack("<f", 1.0)])
         with pytest.raises(MMFormatError):
             decode(message(batch(item(0, entry))))
+
+
+def test_two_readers_cannot_be_told_different_things() -> None:
+    """What a second implementation refused and this one once took; clauses S-1, D-1, T-8."""
+    empty = bytes(mm.encode(mm.MultimodalInputs()))
+    with pytest.raises(mm.SchemaError):
+        mm.decode(empty.replace(b"range\0", b"ranks\0", 1))
+    scalar = bytes(mm.encode(mm.MultimodalInputs(request_data={"flag": np.bool_(True)})))
+    assert b'"AQ=="' in scalar
+    with pytest.raises(mm.DecodeError):
+        mm.decode(scalar.replace(b'"AQ=="', b'"Ag=="'))
+    codes, table = np.zeros((2, 3), np.uint8), np.zeros((1, 7), np.float32)
+    tensor = mm.DictionaryTensor(codes, table, axis=0)
+    item = mm.MultimodalDataItem(modality="IMAGE", feature=tensor)
+    message = bytes(mm.encode(mm.MultimodalInputs(items=[item])))
+    assert b'"repeat":1,"repeat_axis":0' in message
+    twice = message.replace(b'"repeat":1,"repeat_axis":0', b'"repeat":1,"repeat":1     ')
+    with pytest.raises(mm.DecodeError) as caught:
+        mm.decode(twice)
+    assert caught.value.code == "parameters"
