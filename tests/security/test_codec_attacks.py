@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import mmformat as mm
 from mmformat.codec import decode, encode
 from mmformat.codec.clauses import CLAUSES
 from mmformat.codec.schema import END_OF_STREAM, SCHEMA_MESSAGE
