@@ -53,7 +53,7 @@ def write_batch(rows: Sequence[Row], *, head_nbytes: int | None = None) -> list[
 def _padded(prefix: bytes, nbytes: int) -> bytes:
     if nbytes < len(prefix):
         raise EncodeError(
-            f"expected metadata of at most {nbytes:,} bytes, got {len(prefix):,}",
+            f"expected {len(prefix) - nbytes:,} bytes less of metadata and columns",
             hint="reserve with more headroom_nbytes",
             code="headroom",
         )

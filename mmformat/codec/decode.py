@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mmformat.codec.attributes import exact_int, join
 from mmformat.codec.encodings import check_entry, tensor_of
-from mmformat.codec.rows import Row, TensorEntry
+from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
 from mmformat.codec.schema import REQUEST
 from mmformat.codec.spans import open_spans
 from mmformat.codec.stream import read_batches
@@ -15,6 +15,7 @@ from mmformat.errors import DecodeError, IntegrityError
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.modality import InputFormat, Modality
+from mmformat.model.tensors import TensorSpec
 
 __all__ = ["Library", "RowReader", "decode", "gather"]
 
@@ -92,7 +93,7 @@ def decode(
             torch = library == "torch"
         return tensor_of(entry, torch=torch, expand=expand, path=path)
 
-    reader = RowReader(bounds, make)
+    reader = RowReader(bounds, make, expands=expand)
     inputs = MultimodalInputs(items=[reader.item(*rows) for rows in items])
     if request is not None:
         fields = reader.values(request, "$", ("request_data",))
@@ -157,11 +158,13 @@ Make = Callable[[TensorEntry, bool, str], Any]
 class RowReader:
     """Check rows and make their values; the tensors are made by ``make``."""
 
-    __slots__ = ("limits", "make")
+    __slots__ = ("expanded_nbytes", "expands", "limits", "make")
 
-    def __init__(self, limits: Limits, make: Make) -> None:
+    def __init__(self, limits: Limits, make: Make, *, expands: bool = True) -> None:
         self.limits = limits
         self.make = make
+        self.expands = expands
+        self.expanded_nbytes = 0
 
     def item(self, row: Row, path: str) -> MultimodalDataItem:
         """Return the item of a row.
@@ -206,6 +209,10 @@ class RowReader:
                 )
             check_entry(entry, self.limits, path=f"{path}.{entry.name}")
             entries[entry.name] = entry
+            if self.expands and entry.encoding == DICTIONARY:
+                # Counted before anything is expanded: a few bytes may stand for gigabytes.
+                self.expanded_nbytes += TensorSpec(entry.dtype, tuple(entry.shape)).nbytes
+                self.limits.check("decompressed_nbytes", self.expanded_nbytes, path=path)
 
         def restore(name: str, torch: bool) -> Any:
             entry = entries.pop(name, None)

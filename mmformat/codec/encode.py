@@ -44,8 +44,10 @@ def encode(
     Notes
     -----
     **Copies**: none of a contiguous tensor's bytes; a non-contiguous view's bytes once; compressed
-    tensors are written anew. **Lifetime**: the message keeps the tensors alive; writing to one
-    changes the message. A tensor that requires a gradient is detached: gradients do not travel.
+    tensors are written anew. **Lifetime**: the message keeps the tensors alive. Do not write to
+    one while the message is in use: it would change, and a reader refuses it when the first
+    bytes of a tensor are not those that were encoded. A tensor that requires a gradient is
+    detached: gradients do not travel.
     **Cost**: constant in the size of uncompressed tensors.
 
     References

@@ -38,13 +38,14 @@ def torch_view(data: Any, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
     **Copies**: none. torch knows no read-only tensors: writing to one over immutable bytes changes
     them. **Lifetime**: the tensor keeps the bytes alive.
     """
+    element = torch_dtype(dtype)  # says which extra is missing
     import torch
 
     if math.prod(shape) == 0:
-        return torch.empty(shape, dtype=torch_dtype(dtype))
+        return torch.empty(shape, dtype=element)
     if type(data) is not memoryview or data.readonly:
         data = _writable_alias(data)
-    return torch.frombuffer(data, dtype=torch_dtype(dtype)).view(shape)
+    return torch.frombuffer(data, dtype=element).view(shape)
 
 
 def _writable_alias(data: Any) -> Any:

@@ -70,7 +70,7 @@ class MultimodalDataItem:
             raise ModelError(
                 "expected an item that is not frozen, got one that was materialized",
                 path=f"$.{name}",
-                hint="use dataclasses.replace(item, ...)",
+                hint="dataclasses.replace(item, ..., identity=None, hash=None, pad_value=None)",
             )
         object.__setattr__(self, name, value)
 

@@ -18,7 +18,8 @@ class Limits:
     message_nbytes : int
         Bytes of the whole encoded message.
     decompressed_nbytes : int
-        Bytes of all tensors and columns after decompression.
+        Bytes of all tensors and columns after decompression, and, apart, of all dictionary tensors
+        after expansion where they are expanded.
     tensor_nbytes : int
         Bytes of one tensor after decompression and dictionary expansion.
     metadata_nbytes : int

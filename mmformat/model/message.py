@@ -29,7 +29,7 @@ class EncodedMessage:
     Notes
     -----
     **Copies**: none; :meth:`__bytes__` makes one. **Lifetime**: the frames keep the tensors alive,
-    and a tensor that is written to after encoding changes the message.
+    and a tensor that is written to after encoding changes the message, or makes it invalid.
 
     Examples
     --------

@@ -14,6 +14,7 @@ from mmformat.model.compression import Compression
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.message import EncodedMessage
 from mmformat.model.tensors import TensorSpec
+from mmformat.share.arguments import check_choice, check_count, check_timeout
 from mmformat.share.identity import message_identity
 from mmformat.share.rank import ArenaReader
 from mmformat.share.reservation import Reservation
@@ -94,6 +95,8 @@ class Arena:
         TransportError
             For arguments that cannot be.
         """
+        for word, value in (("nbytes", nbytes), ("readers", readers), ("slots", slots)):
+            check_count(value, word)
         return cls(
             ShmArena.create(
                 nbytes=nbytes,
@@ -221,8 +224,10 @@ class Arena:
         Parameters
         ----------
         inputs : MultimodalInputs or EncodedMessage
-            What the ranks are to read. When every item has an ``identity``, content that is
-            already there is granted again and nothing is copied.
+            What the ranks are to read. When every item was materialized (frozen, with an
+            ``identity``), content that is already there is granted again and nothing is copied;
+            not so with ``compression``, nor for an EncodedMessage. Whoever writes to the tensors
+            of a frozen item breaks the promise that its identity makes.
         timeout_s : float
             How long to wait for room.
         compression : Compression, {"lz4", "auto"} or None
@@ -242,6 +247,8 @@ class Arena:
         -----
         **Copies**: each tensor byte once, into the slot; none for content that is there.
         """
+        check_timeout(timeout_s)
+        check_choice(on_full, ("raise", "inline"), "on_full")
         message = (
             inputs
             if isinstance(inputs, EncodedMessage)
@@ -305,6 +312,9 @@ class Arena:
         ...         reader.get(handle).items[0].feature.tolist()
         [[7.0, 7.0, 7.0], [7.0, 7.0, 7.0]]
         """
+        check_timeout(timeout_s)
+        check_count(headroom_nbytes, "headroom_nbytes")
+        check_choice(library, ("torch", "numpy"), "library")
         return Reservation.make(
             self._transport,
             template,

@@ -228,7 +228,7 @@ def _extent(rows: _Rows, frames: FrameMap) -> tuple[int, int]:
 
 def _finish(rows: _Rows, limits: Limits, maker: _Maker) -> MultimodalInputs:
     items, request = rows
-    reader = RowReader(limits, maker.make)
+    reader = RowReader(limits, maker.make, expands=maker.expands)
     inputs = MultimodalInputs(items=[reader.item(*pair) for pair in items])
     if request is not None:
         fields = reader.values(request, "$", ("request_data",))
@@ -247,13 +247,13 @@ class _Maker:
         Whether the current stream was given copies or kernels.
     """
 
-    __slots__ = ("_buffer", "_expand", "_landing", "_lane", "is_busy", "tensors")
+    __slots__ = ("_buffer", "_landing", "_lane", "expands", "is_busy", "tensors")
 
     def __init__(self, buffer: torch.Tensor, landing: Landing, lane: Lane, *, expand: bool) -> None:
         self._buffer: torch.Tensor | None = buffer
         self._landing = landing
         self._lane = lane
-        self._expand = expand
+        self.expands = expand
         self.tensors: list[torch.Tensor] = []
         self.is_busy = False
 
@@ -262,7 +262,7 @@ class _Maker:
         host = tensor_of(entry, torch=True, expand=False, path=path)
         if not isinstance(host, DictionaryTensor):
             return self._place(host, keeps=True)
-        keeps = not self._expand
+        keeps = not self.expands
         placed = copy(host)
         placed.codes = self._place(host.codes, keeps=keeps)
         placed.table = self._place(host.table, keeps=keeps)

@@ -16,16 +16,17 @@ __all__ = ["message_identity"]
 
 
 def message_identity(inputs: MultimodalInputs, message: EncodedMessage) -> bytes:
-    """Return 32 bytes that name the content, or none when an item has no identity.
+    """Return 32 bytes that name the content, or none when an item was not materialized.
 
-    An item's own tensors are known by the identity that materialization gave it; everything else
+    An item's own tensors are known by the identity that materialization gave it; an item that is
+    not frozen may have got other tensors since, so its identity is not believed. Everything else
     is hashed: the metadata and columns, and the tensors of ``request_data``, which are small.
 
     Notes
     -----
     **Cost**: constant in the size of the items' tensors.
     """
-    if not inputs.items or any(item.identity is None for item in inputs.items):
+    if not inputs.items or any(item.identity is None or not item.frozen for item in inputs.items):
         return b""
     digest = blake3(bytes(message.frames[0]))
     for tensor in _tensors(inputs.request_data):

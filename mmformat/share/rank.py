@@ -16,6 +16,7 @@ from mmformat.model.message import EncodedMessage
 from mmformat.placement.device import is_cpu, resolve_device
 from mmformat.placement.lane import lane_of
 from mmformat.placement.stats import PlacementStats
+from mmformat.share.arguments import check_count, check_timeout
 from mmformat.share.decoding import decode, refuse_numpy
 from mmformat.share.device import ArenaOnDevice
 from mmformat.share.pending import PendingInputs, staged
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ArenaReader"]
 
-_NOT_YET = ("segment-gone", "segment-creating")
-"""What a rank meets that starts before its producer."""
+_NOT_YET = ("segment-gone", "segment-creating", "segment-magic", "segment-size")
+"""What a rank meets that starts before its producer, or while it writes the header."""
 
 
 class ArenaReader:
@@ -69,6 +70,8 @@ class ArenaReader:
         pin: bool = True,
     ) -> Self:
         """Attach to the arena of a handle, its bytes, or its name; see :meth:`Arena.attach`."""
+        check_count(reader, "reader")
+        check_timeout(timeout_s)
         target = handle_or_name if isinstance(handle_or_name, str) else _handle(handle_or_name)
         deadline_s = time.monotonic() + timeout_s
         while True:

@@ -16,7 +16,7 @@ from mmformat.errors import EncodeError
 from mmformat.model.dtypes import numpy_dtype, torch_dtype
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.modality import Modality
-from mmformat.model.tensors import TensorSpec
+from mmformat.model.tensors import MAX_NBYTES, TensorSpec
 from mmformat.transport.shm import Handle, ShmArena, Slot
 
 __all__ = ["Reservation"]
@@ -153,12 +153,21 @@ def _one_item(
     specs: Sequence[TensorSpec | tuple[Sequence[int], str]],
 ) -> MultimodalInputs:
     features = []
-    for spec in specs:
-        if isinstance(spec, TensorSpec):
-            features.append(spec)
-        else:
-            shape, dtype = spec
+    for index, spec in enumerate(specs):
+        try:
+            shape, dtype = (spec.shape, spec.dtype) if isinstance(spec, TensorSpec) else spec
             features.append(TensorSpec(str(dtype).removeprefix("torch."), tuple(shape)))
+            fits = 0 <= features[-1].nbytes <= MAX_NBYTES and min(shape, default=0) >= 0
+        except (TypeError, ValueError, KeyError) as error:
+            raise EncodeError(
+                f"expected a shape and a dtype of the wire, got {spec!r}",
+                path=f"$[{index}]",
+                code="reservation",
+            ) from error
+        if not fits:
+            raise EncodeError(
+                f"expected extents of 0 or more, got {spec!r}", path=f"$[{index}]", code="shape"
+            )
     feature: Any = features[0] if len(features) == 1 else features
     item = MultimodalDataItem(modality=Modality.IMAGE, feature=feature)
     return MultimodalInputs(items=[item])
@@ -168,33 +177,36 @@ def _with_specs_replaced(
     inputs: MultimodalInputs, make: Callable[[TensorSpec], Any]
 ) -> MultimodalInputs:
     """Return the inputs with each spec replaced, in the order in which they are encoded."""
-
-    def walk(value: Any) -> Any:
-        if type(value) is TensorSpec:
-            return make(value)
-        if type(value) in (list, tuple):
-            return type(value)(walk(part) for part in value)
-        if type(value) is dict:
-            return {key: walk(part) for key, part in value.items()}
-        return value
-
     items = [
         replace(
             item,
-            feature=walk(item.feature),
-            precomputed_embeddings=walk(item.precomputed_embeddings),
-            model_specific_data=walk(item.model_specific_data),
+            feature=_walk(item.feature, make),
+            precomputed_embeddings=_walk(item.precomputed_embeddings, make),
+            model_specific_data=_walk(item.model_specific_data, make),
         )
         for item in inputs.items
     ]
-    return MultimodalInputs(items=items, request_data=walk(inputs.request_data))
+    return MultimodalInputs(items=items, request_data=_walk(inputs.request_data, make))
+
+
+def _walk(value: Any, make: Callable[[TensorSpec], Any]) -> Any:
+    # Not a function inside the other: one that calls itself is a reference cycle, which would
+    # hold the slot until the cyclic collector runs.
+    if type(value) is TensorSpec:
+        return make(value)
+    if type(value) in (list, tuple):
+        return type(value)(_walk(part, make) for part in value)
+    if type(value) is dict:
+        return {key: _walk(part, make) for key, part in value.items()}
+    return value
 
 
 def _empty(spec: TensorSpec, library: Library) -> Any:
     if library == "torch":
+        element = torch_dtype(spec.dtype)  # says which extra is missing
         import torch
 
-        return torch.empty(spec.shape, dtype=torch_dtype(spec.dtype))
+        return torch.empty(spec.shape, dtype=element)
     return np.empty(spec.shape, numpy_dtype(spec.dtype))
 
 

@@ -219,6 +219,7 @@ class MemoryReader:
         self.reader = reader
         self._arena = arena
         self._live: dict[int, int] = {}
+        self._released: set[int] = set()
         self._closing = False
 
     @classmethod
@@ -246,11 +247,15 @@ class MemoryReader:
         return mapping
 
     def release(self, handle: Handle) -> None:
-        """Say that this rank needs the slot no more."""
+        """Say that this rank needs the slot no more; what it released already stays released."""
+        self._check_attached()
+        if handle.generation in self._released:
+            return
         grant = self._check(handle)
         if self._live.get(handle.generation):
             raise TransportError("expected no view of the slot", code="views-alive")
         grant.waiting.discard(self.reader)
+        self._released.add(handle.generation)
         self._arena._drop_unheld()
 
     def close(self) -> None:
@@ -269,9 +274,12 @@ class MemoryReader:
     ) -> None:
         self.close()
 
-    def _check(self, handle: Handle) -> _Grant:
+    def _check_attached(self) -> None:
         if self._closing or self._arena._attached.get(self.reader) is not self:
             raise TransportError("expected an attached reader", code="closed")
+
+    def _check(self, handle: Handle) -> _Grant:
+        self._check_attached()
         grant = self._arena._grants.get(handle.generation)
         if grant is None or self.reader not in grant.waiting:
             raise StaleHandleError(f"expected handle {handle.generation} to be held")
@@ -285,6 +293,7 @@ class MemoryReader:
         grant = self._arena._grants.get(handle.generation)
         if grant is not None and self._arena._attached.get(self.reader) is self:
             grant.waiting.discard(self.reader)
+            self._released.add(handle.generation)
             self._arena._drop_unheld()
         self._leave_when_empty()
 

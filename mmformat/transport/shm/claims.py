@@ -54,6 +54,7 @@ class Claims:
         )
         self._row = memoryview(self._row_mapping).cast("Q")
         self._live: dict[_Key, int] = {}
+        self._given_back: list[int] = []
         self._unmapped: deque[_Key] = deque()
         self._mutex = threading.Lock()
 
@@ -68,6 +69,7 @@ class Claims:
             for slot in range(self._slots):
                 generation = words[self._record(slot)]
                 row[ROW_WORDS + slot] = max(row[ROW_WORDS + slot], generation)
+            self._given_back = list(row[ROW_WORDS : ROW_WORDS + self._slots])
             step("attach.given-back")
         row[1] = os.getpid()
         row[2] = liveness.start_time(os.getpid()) or 0
@@ -101,7 +103,7 @@ class Claims:
         self.settle()
 
     def release(self, handle: Handle) -> None:
-        """Release a slot that is not mapped.
+        """Release a slot that is not mapped; what this rank released itself already stays so.
 
         Raises
         ------
@@ -110,6 +112,8 @@ class Claims:
         """
         try:
             with self._mutex:
+                if self._is_released_here(handle):
+                    return
                 self._check(handle)
                 count = self._live.get((handle.slot, handle.generation), 0)
                 if count:
@@ -217,6 +221,16 @@ class Claims:
             row = self._row
             row[ROW_WORDS + slot] = max(row[ROW_WORDS + slot], generation)
             step("release.released")
+
+    def _is_released_here(self, handle: Handle) -> bool:
+        """Whether this process, not one before it under its number, released the handle's slot."""
+        self.check_open()
+        slot = handle.slot
+        if handle.segment_id != self._segment.layout.segment_id or not 0 <= slot < self._slots:
+            return False
+        before = self._given_back[slot] if self._given_back else 0
+        granted = bool(handle.holders >> self._reader & 1)
+        return granted and before < handle.generation <= self._row[ROW_WORDS + slot]
 
     def _detach(self) -> None:
         self.state = "closed"

@@ -18,6 +18,8 @@ class Forkable(Protocol):
 
 
 _WATCHED: Final[weakref.WeakSet[Forkable]] = weakref.WeakSet()
+_PAUSED: Final[list[Forkable]] = []
+"""Who was told that a fork comes: another thread may add to the watched before it is over."""
 
 
 def watch(item: Forkable) -> None:
@@ -28,17 +30,19 @@ def watch(item: Forkable) -> None:
 def _before() -> None:
     for item in list(_WATCHED):
         item.before_fork()
+        _PAUSED.append(item)
 
 
 def _after() -> None:
-    for item in list(_WATCHED):
-        item.after_fork()
+    while _PAUSED:
+        _PAUSED.pop().after_fork()
 
 
 def _after_in_child() -> None:
     for item in list(_WATCHED):
         item.after_fork_in_child()
     _WATCHED.clear()
+    _PAUSED.clear()
 
 
 os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after_in_child)

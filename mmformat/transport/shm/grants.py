@@ -124,9 +124,11 @@ class Grants:
             word = self._words[row]
             if word == 0 or self._gone.get(reader) == word:
                 continue
-            died = bool(word & 1)
-            if died and liveness.is_locked(self._lock_fd, liveness.reader_byte(reader)):
+            # Also of one that detached: a new process may hold the lock by now, and have given
+            # back what was granted before it, yet be a holder of what is granted meanwhile.
+            if liveness.is_locked(self._lock_fd, liveness.reader_byte(reader)):
                 continue
+            died = bool(word & 1)
             self._gone[reader] = word
             reclaimed += self._take_from(reader, died=died)
         self.reclaimed += reclaimed

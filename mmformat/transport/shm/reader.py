@@ -229,13 +229,15 @@ class ShmReader:
     def release(self, handle: Handle) -> None:
         """Say that this rank needs the slot no more, whether it ever mapped it or not.
 
+        What this rank released already, by this call or by the last view's end, stays released.
+
         Raises
         ------
         TransportError
             With code ``views-alive`` while a tensor or view of it exists here; its collection
             releases the slot without this call.
         StaleHandleError
-            When it was released already, or was never granted to this rank.
+            When the slot has other content by now, or was never granted to this rank.
         """
         self._retry_stuck()
         self._claims.release(handle)

@@ -102,6 +102,8 @@ class Slot:
                 f"expected at most {DIGEST_NBYTES} bytes, got {len(identity)}", code="identity"
             )
         self._finish()
+        if not isinstance(identity, bytes):
+            raise TransportError(f"expected bytes, got {type(identity).__name__}", code="identity")
         handle = self._arena._seal(self._record, self._extent, size, identity)
         self._arena._observe_put(self._started_s)
         return handle

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import os
 import threading
@@ -17,17 +18,25 @@ from mmformat._arrow import buffer_of
 
 def image(rows: int = 64, *, identity: str | None = None, seed: int = 0) -> mm.MultimodalDataItem:
     generator = torch.Generator().manual_seed(seed)
-    return mm.MultimodalDataItem(
+    item = mm.MultimodalDataItem(
         modality=mm.Modality.IMAGE,
         feature=torch.randn(rows, 1176, generator=generator),
         offsets=[(3, 18)],
         model_specific_data={"image_grid_thw": torch.tensor([[1, 8, 8]])},
         identity=identity,
     )
+    if identity is not None:
+        item.freeze()  # as materialization does
+    return item
 
 
 def request_of(*items: mm.MultimodalDataItem) -> mm.MultimodalInputs:
     return mm.MultimodalInputs(items=list(items), request_data={"mrope": torch.arange(48)})
+
+
+def changed(inputs: mm.MultimodalInputs, **fields: object) -> None:
+    inputs.items[0] = dataclasses.replace(inputs.items[0], **fields)
+    inputs.items[0].freeze()
 
 
 @pytest.fixture
@@ -117,9 +126,9 @@ def test_content_that_is_there_is_granted_without_a_copy(arena: mm.Arena) -> Non
 @pytest.mark.parametrize(
     "change",
     [
-        lambda inputs: setattr(inputs.items[0], "hash", 5),
-        lambda inputs: setattr(inputs.items[0], "offsets", [(4, 19)]),
-        lambda inputs: setattr(inputs.items[0], "identity", "b" * 64),
+        lambda inputs: changed(inputs, hash=5),
+        lambda inputs: changed(inputs, offsets=[(4, 19)]),
+        lambda inputs: changed(inputs, identity="b" * 64),
         lambda inputs: inputs.request_data.update(mrope=torch.arange(48) + 1),
         lambda inputs: inputs.items.append(image(identity="c" * 64)),
     ],
@@ -321,3 +330,80 @@ def test_a_rank_may_start_before_its_producer() -> None:
         assert rank.producer_alive
     producer.join()
     made[0].close()
+
+
+def test_an_item_that_was_changed_after_materialization_is_not_taken_for_the_old(
+    arena: mm.Arena,
+) -> None:
+    """What `dataclasses.replace` keeps of a frozen item's identity is not believed."""
+    old = request_of(image(identity="a" * 64))
+    feature = old.items[0].feature.clone()
+    feature[5] = -1
+    new = request_of(dataclasses.replace(old.items[0], feature=feature))
+    arena.put(old)
+    handle = arena.put(new)
+    with mm.Arena.attach(handle, reader=0) as rank:
+        assert torch.equal(rank.get(handle).items[0].feature, feature)
+
+
+def test_release_after_the_last_view_is_gone_changes_nothing(arena: mm.Arena) -> None:
+    handle = arena.put(request_of(image()))
+    with mm.Arena.attach(handle, reader=0) as rank:
+        out = rank.get(handle)
+        del out
+        rank.release(handle)
+        rank.release(handle)
+        with pytest.raises(mm.StaleHandleError):
+            rank.get(handle)
+
+
+def test_reservations_need_no_garbage_collector() -> None:
+    """One slot in use at a time, in an arena of six: any cycle would fill it."""
+    gc.disable()
+    try:
+        with (
+            mm.Arena.create(nbytes=2**24, readers=1) as arena,
+            mm.Arena.attach(arena.name, reader=0) as rank,
+        ):
+            for number in range(50):
+                with arena.reserve([((700_000,), "float32")], library="numpy") as slot:
+                    slot.tensors[0][:] = number
+                    handle = slot.seal()
+                del slot
+                out = rank.get(handle)
+                assert out.items[0].feature[-1] == number
+                del out
+            with arena.reserve([((700_000,), "float32")]) as abandoned:
+                pass
+            del abandoned
+            assert arena.stats().free_nbytes == 2**24
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda arena: mm.Arena.create(nbytes="1", readers=1),
+        lambda arena: mm.Arena.create(nbytes=2.5e6, readers=1),
+        lambda arena: mm.Arena.create(nbytes=2**20, readers=None),
+        lambda arena: mm.Arena.attach(arena.name, reader="0"),
+        lambda arena: mm.Arena.attach(arena.name, reader=1.0),
+        lambda arena: arena.put(request_of(image()), timeout_s=float("nan")),
+        lambda arena: arena.put(request_of(image()), timeout_s=None),
+        lambda arena: arena.put(request_of(image()), on_full="x"),
+        lambda arena: arena.put(None),
+        lambda arena: arena.reserve([(2, "float32")]),
+        lambda arena: arena.reserve(["x"]),
+        lambda arena: arena.reserve([((-1,), "float32")]),
+        lambda arena: arena.reserve([((2**62,), "float32")]),
+        lambda arena: arena.reserve([((2,), "string")]),
+        lambda arena: arena.reserve([((2,), "float32")], library="jax"),
+        lambda arena: arena.reserve([((2,), "float32")]).seal(identity="text"),
+    ],
+)
+def test_slips_are_named_by_errors_of_our_own(arena: mm.Arena, call) -> None:
+    with pytest.raises(mm.MMFormatError):
+        call(arena)
+    gc.collect()
+    assert arena.stats().free_nbytes == 2**24
