@@ -28,7 +28,7 @@ def register(subparsers: Subparsers) -> None:
         run=run,
         caption="name each broken promise of the format, with its clause",
         description="Read every byte of messages and name each promise of the format that is "
-        "broken, with its\nclause in schemas/SPEC.md. 'refused' says that decoding refuses the "
+        "broken, with its\nclause in schemas/v1/SPEC.md. 'refused' says that decoding refuses the "
         "message for it.",
         epilog=_EPILOG,
     )

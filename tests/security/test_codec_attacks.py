@@ -316,3 +316,21 @@ def test_two_readers_cannot_be_told_different_things() -> None:
     with pytest.raises(mm.DecodeError) as caught:
         mm.decode(twice)
     assert caught.value.code == "parameters"
+
+
+def test_many_small_dictionaries_do_not_grow_past_the_limit() -> None:
+    """13 KB that would become a gigabyte; counted before the first is expanded."""
+    codes, table = np.zeros((1,), np.uint8), np.zeros((1, 1), np.float32)
+    big = [
+        mm.DictionaryTensor(codes, table, axis=0, repeat_axis=0, repeat=2**24) for _ in range(16)
+    ]
+    item = mm.MultimodalDataItem(modality="VIDEO", feature=big)
+    message = bytes(mm.encode(mm.MultimodalInputs(items=[item])))
+    limits = mm.Limits(decompressed_nbytes=2**28)
+    tracemalloc.start()
+    with pytest.raises(mm.LimitError):
+        mm.decode(message, limits=limits)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    kept = mm.decode(message, limits=limits, expand=False)
+    assert len(kept.items[0].feature) == 16

@@ -535,3 +535,39 @@ def test_10_000_rounds_leave_memory_and_descriptors_flat(
     assert after[1] == before[1]
     assert not caplog.records
     assert arena.stats().slots_granted <= 8
+
+
+def test_a_rank_that_comes_back_while_a_slot_is_granted_keeps_what_it_maps(
+    arena: ShmArena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detach, give back and attach again fall between the holders' read and the generation."""
+    old = ShmReader.attach(arena.name, reader=0)
+    ShmReader.attach(arena.name, reader=1).close()
+    gave_back, may_announce = threading.Event(), threading.Event()
+    attached: list[ShmReader] = []
+
+    def attach_again() -> None:
+        attached.append(ShmReader.attach(arena.name, reader=0))
+
+    again = threading.Thread(target=attach_again)
+
+    def hook(label: str) -> None:
+        if label == "seal.record" and not gave_back.is_set():
+            old.close()
+            again.start()
+            assert gave_back.wait(10)
+        elif label == "attach.given-back" and threading.current_thread() is again:
+            gave_back.set()
+            assert may_announce.wait(10)
+
+    monkeypatch.setattr("mmformat.transport.shm.steps._hook", hook)
+    handle = _put(arena, b"A" * PAGE)
+    arena.reap()  # the new rank has the lock, and its word still says "detached"
+    may_announce.set()
+    again.join(10)
+    view = attached[0].map(handle)
+    with pytest.raises(ArenaFullError):
+        _put(arena, b"B" * (PAGES * PAGE))
+    assert bytes(view[:4]) == b"AAAA"
+    del view
+    attached[0].close()
