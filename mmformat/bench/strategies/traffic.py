@@ -44,7 +44,8 @@ def requests_of(payload: Payload, count: int) -> list[list[str]]:
         images = []
         for position, side in enumerate(sides):
             serial = number * VIDEO_FRAMES + position
-            images.append(_variant(photos[serial % len(photos)], side, serial))
+            photo = photos[(number + position) % len(photos)]
+            images.append(_variant(photo, side, serial))
         requests.append(images)
     return requests
 
@@ -58,9 +59,9 @@ def _photos() -> list[Image.Image]:
 
 
 def _variant(photo: Image.Image, side: int, serial: int) -> str:
-    # Another crop for every serial number, so that no content repeats.
-    inset = 1 + serial % 16
-    box = (inset, inset, photo.width - inset, photo.height - serial % 7 - 1)
+    # Another crop for every serial number: content that repeats would be found in the arena.
+    left, upper = serial % 16, serial // 16
+    box = (left, upper, photo.width - 16 + left, photo.height - 64 + upper % 64)
     file = io.BytesIO()
     photo.resize((side, side), Image.Resampling.BICUBIC, box=box).save(file, "JPEG", quality=90)
     return base64.b64encode(file.getvalue()).decode()
