@@ -51,6 +51,8 @@ class Announcer:
             inputs = to_mmformat(media)
             for number, identity in identities.items():
                 inputs.items[number].identity = identity
+                # Hashed just now, and these items are nobody else's: the identity holds.
+                inputs.items[number].freeze()
             if identities:
                 inputs.request_data[STAMPED] = list(identities)
             return bytes(self._arena.put(inputs, timeout_s=self._timeout_s))
