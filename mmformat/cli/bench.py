@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mmformat.cli.options import Subparsers, UsageError, add_command, build
+from mmformat.cli.options import Subparsers, UsageError, add_command, build, positive
 from mmformat.cli.output import Output, megabytes
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def register(subparsers: Subparsers) -> None:
     _add(scenarios, "put", _run_put, "put into the arena beside one memcpy of the same bytes")
     fanout = _add(scenarios, "fanout", _run_fanout, "one producer, N reader processes")
     fanout.add_argument(
-        "--readers", type=_positive, default=4, metavar="N", help="reader processes (default: 4)"
+        "--readers", type=positive, default=4, metavar="N", help="reader processes (default: 4)"
     )
     for name in SCENARIO_MODULES:
         if importlib.util.find_spec(name) is not None:
@@ -65,7 +65,7 @@ def _add(
         "--arm", action="append", metavar="NAME", help="only this way; may be repeated"
     )
     parser.add_argument(
-        "--rounds", type=_positive, metavar="N", help="how often each takes its turn"
+        "--rounds", type=positive, metavar="N", help="how often each takes its turn"
     )
     parser.add_argument(
         "--quick", action="store_true", help="few rounds of small payloads, to see that it works"
@@ -80,13 +80,6 @@ def _add_report(scenarios: Subparsers) -> None:
     parser.add_argument("results", nargs="+", metavar="JSON", help="files that --json FILE wrote")
     parser.add_argument("-o", "--output", metavar="FILE", help="Markdown file; stdout when omitted")
     parser.add_argument("--plots", metavar="FOLDER", help="where to put PNG plots")
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
-    return number
 
 
 def _known(chosen: Sequence[str] | None, known: Sequence[str], noun: str) -> Sequence[str]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from mmformat.cli.options import Subparsers, UsageError, add_command
+from mmformat.cli.options import Subparsers, UsageError, add_command, positive
 from mmformat.cli.output import Output, megabytes
 
 __all__ = ["register"]
@@ -43,10 +43,10 @@ def register(scenarios: Subparsers) -> None:
         epilog=_EPILOG,
         json_file=True,
     )
-    parser.add_argument("--tp", type=_positive, default=4, metavar="N", help="ranks (default: 4)")
+    parser.add_argument("--tp", type=positive, default=4, metavar="N", help="ranks (default: 4)")
     parser.add_argument(
         "--requests",
-        type=_positive,
+        type=positive,
         default=10,
         metavar="N",
         help="how many are sent one by one, and then at once (default: 10)",
@@ -59,18 +59,11 @@ def register(scenarios: Subparsers) -> None:
     )
     parser.add_argument("--way", action="append", metavar="NAME", help="only this one; repeatable")
     parser.add_argument(
-        "--rounds", type=_positive, default=3, metavar="N", help="runs of each (default: 3)"
+        "--rounds", type=positive, default=3, metavar="N", help="runs of each (default: 3)"
     )
     parser.add_argument(
-        "--workers", type=_positive, metavar="N", help="threads of the pool (default: the cores)"
+        "--workers", type=positive, metavar="N", help="threads of the pool (default: the cores)"
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
-    return number
 
 
 def _run(arguments: argparse.Namespace, output: Output) -> int:

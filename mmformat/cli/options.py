@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 if TYPE_CHECKING:
     from mmformat.cli.output import Output
 
-__all__ = ["Parser", "Run", "Subparsers", "UsageError", "add_command", "add_common", "build"]
+__all__ = [
+    "Parser",
+    "Run",
+    "Subparsers",
+    "UsageError",
+    "add_command",
+    "add_common",
+    "build",
+    "positive",
+]
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
 """What ``register(subparsers)`` of a command's module is given."""
@@ -109,3 +118,17 @@ def add_command(
     add_common(parser, nested=True, json_file=json_file)
     parser.set_defaults(run=run)
     return parser
+
+
+def positive(text: str) -> int:
+    """Return a count of 1 or more, for an option's ``type``.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        When it is less.
+    """
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
+    return number

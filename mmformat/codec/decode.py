@@ -30,7 +30,6 @@ _FIELDS = ("feature", "model_specific_data", "precomputed_embeddings")
 
 def decode(
     source: Any,
-    device: str = "cpu",
     *,
     limits: Limits | None = None,
     library: Library | None = None,
@@ -42,8 +41,6 @@ def decode(
     ----------
     source : EncodedMessage, bytes, buffer, list of frames, or path
         The message; a path is mapped copy-on-write.
-    device : str, default "cpu"
-        Where the tensors are wanted.
     limits : Limits, optional
         What the message may ask for.
     library : {"torch", "numpy"}, optional
@@ -82,8 +79,6 @@ def decode(
     >>> mm.decode(mm.encode(mm.MultimodalInputs(request_data={"a": (1, None)}))).request_data
     {'a': (1, None)}
     """
-    if device != "cpu":
-        raise DecodeError(f"expected device 'cpu', got {device!r}", code="device")
     bounds = limits or _DEFAULT_LIMITS
     spans = open_spans(source)
     items, request = gather(read_batches(spans, bounds), bounds)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 
 from mmformat._arrow import buffer_of
+from mmformat.codec.decode import Library
 from mmformat.codec.encode import encode, encode_behind
+from mmformat.codec.schema import ALIGNMENT
 from mmformat.codec.tensors import numpy_view, torch_view
 from mmformat.errors import EncodeError
 from mmformat.model.dtypes import numpy_dtype, torch_dtype
@@ -20,10 +22,6 @@ from mmformat.model.tensors import MAX_NBYTES, TensorSpec
 from mmformat.transport.shm import Handle, ShmArena, Slot
 
 __all__ = ["Reservation"]
-
-Library = Literal["torch", "numpy"]
-
-ALIGNMENT = 64
 
 
 class Reservation:
