@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mmformat.bench.arms.arm import Arm, Frames, inputs_of, plain_of
+from mmformat.bench.arms.arm import Arm, Frames
+from mmformat.bench.arms.named_tensors import inputs_of_named, named_tensors
 from mmformat.model import MultimodalInputs
 
 __all__ = ["SafetensorsArm"]
@@ -23,26 +24,13 @@ class SafetensorsArm(Arm):
         """Return one file's bytes."""
         from safetensors.torch import save
 
-        plain = plain_of(inputs)
-        tensors = {}
-        for number, item in enumerate(plain["items"]):
-            tensors[f"{number}.feature"] = item.pop("feature")
-            for name, value in item.pop("model_specific_data").items():
-                tensors[f"{number}.data.{name}"] = value
-        return [save(tensors, {"rest": json.dumps(plain)})]
+        tensors, rest = named_tensors(inputs)
+        return [save(tensors, {"rest": rest})]
 
     def decode(self, frames: Frames) -> Any:
         """Load all tensors."""
         from safetensors.torch import load
 
         data = bytes(frames[0]) if not isinstance(frames[0], bytes) else frames[0]
-        tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        plain = json.loads(header["__metadata__"]["rest"])
-        for number, item in enumerate(plain["items"]):
-            item["feature"] = tensors.pop(f"{number}.feature")
-            item["model_specific_data"] = {}
-        for key, value in tensors.items():
-            place, _, name = key.split(".", 2)
-            plain["items"][int(place)]["model_specific_data"][name] = value
-        return inputs_of(plain)
+        return inputs_of_named(load(data), header["__metadata__"]["rest"])
