@@ -37,7 +37,7 @@ floors: $(VENV)/.stamp-dev  ## what may import what
 rooms: $(VENV)/.stamp-dev  ## write the list of modules into docs/ARCHITECTURE.md
 	@$(BIN)/python tests/architecture/tree.py --write
 
-bench: $(VENV)/.stamp-dev  ## mmformat bench: codec, fan-out and rivals on this machine
+bench: $(VENV)/.stamp-rivals  ## mmformat bench: codec, fan-out and rivals on this machine
 	@$(BIN)/mmformat bench $(ARGS)
 
 soak: $(VENV)/.stamp-dev  ## 10,000 rounds through the arena: memory, descriptors and /dev/shm stay flat
@@ -93,4 +93,9 @@ $(VENV)/.stamp-run: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/.stamp-dev: pyproject.toml constraints.txt $(VENV)/.stamp-run | $(BIN)/python
 	@echo "Installing what the tests, the linters and the benchmarks need ..."
 	@$(PIP) install -c constraints.txt -e '.[all]' --group dev
+	@touch $@
+
+$(VENV)/.stamp-rivals: pyproject.toml constraints.txt $(VENV)/.stamp-dev | $(BIN)/python
+	@echo "Installing the rivals of the benchmarks ..."
+	@$(PIP) install -c constraints.txt -e '.[all]' --group rivals
 	@touch $@
