@@ -10,6 +10,7 @@ from typing import Any
 
 from mmformat._arrow import buffer_of, view_of_address
 from mmformat.codec.attributes import parsed
+from mmformat.codec.caching import cached_when_small
 from mmformat.codec.columns import CHUNK_NBYTES, INLINE_NBYTES
 from mmformat.codec.rows import DICTIONARY, PLAIN, Bytes, TensorEntry
 from mmformat.codec.tensors import numpy_view, torch_view
@@ -19,7 +20,7 @@ from mmformat.model.dtypes import ITEMSIZE
 from mmformat.model.limits import Limits
 from mmformat.model.tensors import TensorSpec, tensor_buffer, tensor_spec
 
-__all__ = ["check_entry", "entry_of", "tensor_of"]
+__all__ = ["DictionaryLayout", "check_entry", "dictionary_layout", "entry_of", "tensor_of"]
 
 _PARAMETERS = ("axis", "codes", "entries", "repeat", "repeat_axis", "table_channels")
 
@@ -97,7 +98,7 @@ def check_entry(entry: TensorEntry, limits: Limits, *, path: str) -> None:
         expected = nbytes
         stored = sum(map(len, entry.data))
     elif entry.encoding == DICTIONARY:
-        dictionary = _dictionary(entry, path)
+        dictionary = dictionary_layout(entry, path)
         # The codes' axes too: a zero extent among them would excuse any other in the check below.
         for part, shape in (("uint8", dictionary.codes.shape), (entry.dtype, dictionary.expanded)):
             checked_nbytes(part, shape, limits, path=path)
@@ -163,7 +164,7 @@ def tensor_of(entry: TensorEntry, *, torch: bool, expand: bool, path: str) -> An
     view = torch_view if torch else numpy_view
     if entry.encoding == PLAIN:
         return view(_joined(entry.data), entry.dtype, entry.shape)
-    dictionary = _dictionary(entry, path)
+    dictionary = dictionary_layout(entry, path)
     made = DictionaryTensor(
         view(_joined(entry.data[1:]), "uint8", dictionary.codes.shape),
         view(entry.data[0], entry.dtype, dictionary.table.shape),
@@ -192,8 +193,8 @@ def _joined(chunks: Sequence[Bytes]) -> Bytes:
     return memoryview(bytearray().join(chunks))
 
 
-class _Dictionary:
-    """The parameters of a dictionary entry, checked."""
+class DictionaryLayout:
+    """Hold the parameters of a dictionary entry, checked; nobody changes them."""
 
     __slots__ = ("axis", "codes", "expanded", "repeat", "repeat_axis", "table")
 
@@ -221,13 +222,29 @@ class _Dictionary:
         )
 
 
-def _dictionary(entry: TensorEntry, path: str) -> _Dictionary:
+def dictionary_layout(entry: TensorEntry, path: str) -> DictionaryLayout:
+    """Return what a dictionary entry's parameters say; read once for each text that is met.
+
+    Raises
+    ------
+    DecodeError
+        When they are not those of a dictionary tensor.
+    """
     try:
-        values = parsed(entry.parameters or "null")
-        if type(values) is not dict or sorted(values) != list(_PARAMETERS):
-            raise ValueError(f"expected the keys {', '.join(_PARAMETERS)}")
-        return _Dictionary(values, entry.dtype)
+        return _layout_of((entry.parameters or "null", entry.dtype))
     except (ValueError, RecursionError) as error:
         raise DecodeError(
             f"expected the parameters of a dictionary, got: {error}", path=path, code="parameters"
         ) from error
+
+
+def _text_nbytes(key: tuple[str, str]) -> int:
+    return len(key[0])
+
+
+@cached_when_small(_text_nbytes, limit=1024)
+def _layout_of(key: tuple[str, str]) -> DictionaryLayout:
+    values = parsed(key[0])
+    if type(values) is not dict or sorted(values) != list(_PARAMETERS):
+        raise ValueError(f"expected the keys {', '.join(_PARAMETERS)}")
+    return DictionaryLayout(values, key[1])
