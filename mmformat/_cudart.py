@@ -11,6 +11,7 @@ from typing import Any, Final
 __all__ = ["IpcMemoryHandle", "forget_last_error", "library", "torch_runtime", "words_of"]
 
 IPC_HANDLE_NBYTES: Final = 64
+HOST_TO_DEVICE: Final = 1
 
 
 class IpcMemoryHandle(ctypes.Structure):

@@ -1,7 +1,7 @@
 """Place tensors on a device: pinned memory, side streams, and codes expanded where they land."""
 
 from mmformat.placement.device import resolve_device
-from mmformat.placement.expand import expand_on_device
+from mmformat.placement.expand import expand_codes, expand_on_device
 from mmformat.placement.landing import FrameMap, Landing
 from mmformat.placement.lane import Lane, lane_of
 from mmformat.placement.registration import Registration
@@ -17,6 +17,7 @@ __all__ = [
     "Registration",
     "Releases",
     "Staging",
+    "expand_codes",
     "expand_on_device",
     "lane_of",
     "resolve_device",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from mmformat.errors import ModelError
 from mmformat.model.dictionary import MAX_ENTRIES, DictionaryTensor
@@ -14,7 +14,7 @@ from mmformat.model.expansion import expand_torch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Kernel", "expand_on_device"]
+__all__ = ["Kernel", "expand_codes", "expand_on_device"]
 
 Kernel = Literal["auto", "torch", "triton"]
 
@@ -50,43 +50,74 @@ def expand_on_device(tensor: DictionaryTensor, *, kernel: Kernel = "auto") -> to
     codes, table = tensor.codes, tensor.table
     if not isinstance(codes, torch.Tensor) or not isinstance(table, torch.Tensor):
         raise ModelError("expected torch tensors on a device", path="$.codes")
-    if codes.numel() and table.shape[1] < MAX_ENTRIES and int(codes.max()) >= table.shape[1]:
-        raise ModelError(
-            f"expected codes below {table.shape[1]}, got {int(codes.max())}",
-            path="$.codes",
-            code="dictionary-code",
-        )
-    if kernel == "triton" or (kernel == "auto" and _is_for_triton(tensor)):
-        found = _by_triton(tensor, must=kernel == "triton")
-        if found is not None:
-            return found
-    values = expand_torch(
+    return expand_codes(
         codes,
         table,
         axis=tensor.axis,
         repeat_axis=tensor.repeat_axis,
         repeat=tensor.repeat,
+        shape=tensor.shape,
+        kernel=kernel,
     )
-    return values.reshape(tensor.shape)
 
 
-def _is_for_triton(tensor: DictionaryTensor) -> bool:
-    codes: Any = tensor.codes
-    table: Any = tensor.table
+def expand_codes(
+    codes: torch.Tensor,
+    table: torch.Tensor,
+    *,
+    axis: int,
+    repeat_axis: int,
+    repeat: int,
+    shape: tuple[int, ...],
+    kernel: Kernel = "auto",
+) -> torch.Tensor:
+    """Return the plain tensor of parts that are known to fit together; see `expand_on_device`.
+
+    Raises
+    ------
+    ModelError
+        With code ``dictionary-code`` when a code is not below the number of entries.
+    """
+    entries = table.shape[1]
+    if entries < MAX_ENTRIES and codes.numel() and int(codes.max()) >= entries:
+        raise ModelError(
+            f"expected codes below {entries}, got {int(codes.max())}",
+            path="$.codes",
+            code="dictionary-code",
+        )
+    if kernel == "triton" or (kernel == "auto" and _is_for_triton(codes, table, repeat)):
+        found = _by_triton(
+            codes, table, axis=axis, repeat_axis=repeat_axis, repeat=repeat, must=kernel == "triton"
+        )
+        if found is not None:
+            return found.view(shape)
+    values = expand_torch(codes, table, axis=axis, repeat_axis=repeat_axis, repeat=repeat)
+    return values.reshape(shape)
+
+
+def _is_for_triton(codes: torch.Tensor, table: torch.Tensor, repeat: int) -> bool:
     return (
-        codes.device.type == "cuda"
+        codes.is_cuda
         and not _broken
-        and 0 < codes.numel() * tensor.repeat <= _MAX_INDEX
+        and 0 < codes.numel() * repeat <= _MAX_INDEX
         and table.element_size() <= 8
         and _has_triton()
     )
 
 
-def _by_triton(tensor: DictionaryTensor, *, must: bool) -> torch.Tensor | None:
+def _by_triton(
+    codes: torch.Tensor,
+    table: torch.Tensor,
+    *,
+    axis: int,
+    repeat_axis: int,
+    repeat: int,
+    must: bool,
+) -> torch.Tensor | None:
     from mmformat.placement.expand_triton import expand_triton
 
     try:
-        return expand_triton(tensor)
+        return expand_triton(codes, table, axis=axis, repeat_axis=repeat_axis, repeat=repeat)
     except Exception as error:
         # Whatever a compiler at run time may raise: no C compiler, a read-only cache, a new chip.
         if must:

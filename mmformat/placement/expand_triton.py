@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import torch
-
-    from mmformat.model.dictionary import DictionaryTensor
 
 __all__ = ["expand_triton"]
 
@@ -59,14 +59,24 @@ def _look_up(  # type: ignore[no-untyped-def]  # noqa: PLR0917 - Triton would re
 _kernel: Any = None if triton is None else triton.jit(_look_up)
 
 
-def expand_triton(tensor: DictionaryTensor) -> torch.Tensor:
-    """Return the plain tensor, on the device and the current stream of its codes.
+def expand_triton(
+    codes: torch.Tensor,
+    values: torch.Tensor,
+    *,
+    axis: int,
+    repeat_axis: int,
+    repeat: int,
+) -> torch.Tensor:
+    """Return every code's value, of one axis, on the device and the current stream of the codes.
 
     Parameters
     ----------
-    tensor : DictionaryTensor
-        At least one code, at most 2**31 - 1 elements of 1, 2, 4 or 8 bytes; every code is below
-        the number of entries.
+    codes : uint8 tensor
+        At least one; every code is below the number of entries.
+    values : tensor, (channels, entries)
+        Elements of 1, 2, 4 or 8 bytes; at most 2**31 - 1 elements come out.
+    axis, repeat_axis, repeat : int
+        As in :class:`DictionaryTensor`.
 
     Notes
     -----
@@ -75,30 +85,35 @@ def expand_triton(tensor: DictionaryTensor) -> torch.Tensor:
     """
     import torch
 
-    codes: Any = tensor.codes
-    values: Any = tensor.table
-    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    word = words[values.element_size()]
     codes = codes.contiguous()
-    table = values.contiguous().view(word)
-    shape = tuple(codes.shape)
+    shape = codes.shape
     count = codes.numel()
-    run = math.prod(shape[tensor.repeat_axis :]) if tensor.repeat > 1 else count
-    out = torch.empty(count * tensor.repeat, dtype=word, device=codes.device)
+    word = _words()[values.element_size()]
+    table = values.contiguous().view(word)
+    run = math.prod(shape[repeat_axis:]) if repeat > 1 else count
+    out = torch.empty(count * repeat, dtype=word, device=codes.device)
     # Codes start where the message puts them, on 64 bytes; a user's own may not.
     lane = math.gcd(VECTOR, run, count, codes.data_ptr() or VECTOR)
-    with torch.cuda.device(codes.device):
-        _kernel[(triton.cdiv(count, BLOCK),)](
+    index = codes.device.index
+    with nullcontext() if torch.cuda.current_device() == index else torch.cuda.device(index):
+        _kernel[(-(-count // BLOCK),)](
             codes,
             table,
             out,
             count,
             run,
-            math.prod(shape[tensor.axis + 1 :]),
+            math.prod(shape[axis + 1 :]),
             table.shape[0],
             table.shape[1],
-            repeat=tensor.repeat,
+            repeat=repeat,
             lane=lane,
             block=BLOCK,
         )
-    return out.view(values.dtype).view(tensor.shape)
+    return out.view(values.dtype)
+
+
+@functools.cache
+def _words() -> dict[int, torch.dtype]:
+    import torch
+
+    return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -93,19 +93,40 @@ class Landing:
         -----
         **Copies**: none. **Lifetime**: the view keeps the whole allocation.
         """
-        nbytes = host.nbytes
-        at = self._frames.find(host.data_ptr(), nbytes) if nbytes else None
+        return self._at(host.data_ptr(), host.nbytes, host.dtype, host.shape)
+
+    def take(self, chunk: Any, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor | None:
+        """Return the device's view of a chunk over a frame, as a tensor in C order, or None.
+
+        No tensor is made on the host for it, which costs more than the view.
+
+        Notes
+        -----
+        **Copies**: none. **Lifetime**: the view keeps the whole allocation.
+        """
+        buffer = buffer_of(chunk)
+        return self._at(buffer.address, buffer.size, dtype, shape)
+
+    def _at(
+        self, address: int, nbytes: int, dtype: torch.dtype, shape: Sequence[int]
+    ) -> torch.Tensor | None:
+        at = self._frames.find(address, nbytes) if nbytes else None
         if at is None or at < self._start or at + nbytes > self._start + self._buffer.numel():
             return None
-        dtype, itemsize = host.dtype, host.element_size()
+        itemsize = dtype.itemsize
         typed = self._typed.get(dtype)
         if typed is None:
             buffer = self._buffer
             whole = buffer[: buffer.numel() - buffer.numel() % itemsize]
             typed = self._typed[dtype] = whole.view(dtype)
         # One call, where slicing, reinterpreting and shaping would be three.
+        strides = []
+        step = 1
+        for extent in reversed(shape):
+            strides.append(step)
+            step *= extent
         first = typed.storage_offset() + (at - self._start) // itemsize
-        return typed.as_strided(host.shape, host.stride(), first)
+        return typed.as_strided(shape, strides[::-1], first)
 
 
 def _host_bytes(address: int, nbytes: int, owner: object) -> torch.Tensor:

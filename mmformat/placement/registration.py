@@ -66,6 +66,11 @@ class Registration:
         # The whole area as bytes: a slice of it is the source of a copy.
         self.tensor: torch.Tensor | None = torch.frombuffer(mapping, dtype=torch.uint8)
 
+    @property
+    def address(self) -> int:
+        """The first pinned byte; 0 when closed."""
+        return self._address
+
     def close(self) -> None:
         """Unregister; no copy out of the mapping may be under way. Only once."""
         address, self._address = self._address, 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +17,13 @@ __all__ = ["Releases"]
 
 _LOG: Final = logging.getLogger("mmformat.placement")
 
-_Entry = tuple["torch.cuda.Event", Callable[[], None]]
+POLL_S: Final = 0.0005
+"""How often the thread looks: long against a look, short against what fills an arena."""
+
+LINGER: Final = 40
+"""Looks without anything to do before the thread sleeps until it is woken."""
+
+_Entry: TypeAlias = tuple["torch.cuda.Event", Callable[[], None]]
 
 
 class Releases:
@@ -24,8 +31,10 @@ class Releases:
 
     Notes
     -----
-    The thread sleeps in CUDA with Python let go, so a rank that is idle after a get still gives
-    its slot back. It starts at the first event and ends with :meth:`close` or with this object.
+    A rank that is idle after a get still gives its slot back. The thread looks at its events every
+    half millisecond instead of waiting for them: it would wake at the very moment at which the
+    rank's own thread does, and hold Python's lock while that one wants to go on. It starts at the
+    first event and ends with :meth:`close` or with this object.
     """
 
     def __init__(self) -> None:
@@ -54,12 +63,33 @@ class Releases:
 
 
 def _serve(entries: queue.SimpleQueue[_Entry | None]) -> None:
-    while (entry := entries.get()) is not None:
-        event, release = entry
-        try:
+    waiting: list[_Entry] = []
+    idle = 0
+    while True:
+        added = [entries.get()] if idle > LINGER else []
+        if added != [None]:
+            time.sleep(POLL_S)
+        while not entries.empty():
+            added.append(entries.get())
+        waiting += [entry for entry in added if entry is not None]
+        is_last = None in added
+        waiting = [entry for entry in waiting if not _let_go(entry, wait=is_last)]
+        if is_last:
+            return
+        idle = 0 if waiting or added else idle + 1
+        del added
+
+
+def _let_go(entry: _Entry, *, wait: bool) -> bool:
+    """Call the release if the event has happened, and say whether it had."""
+    event, release = entry
+    try:
+        if wait:
             event.synchronize()
-        except RuntimeError as error:
-            # The context is broken, and nothing reads the memory any more.
-            _LOG.warning("a copy to the device failed: %s", error)
-        release()
-        del entry, event, release
+        elif not event.query():
+            return False
+    except RuntimeError as error:
+        # The context is broken, and nothing reads the memory any more.
+        _LOG.warning("a copy to the device failed: %s", error)
+    release()
+    return True

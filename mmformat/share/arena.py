@@ -118,6 +118,7 @@ class Arena:
         timeout_s: float = 0.0,
         device: torch.device | str | None = None,
         pin: bool = True,
+        registry: object | None = None,
     ) -> ArenaReader:
         """Attach a rank to an arena.
 
@@ -137,6 +138,8 @@ class Arena:
         pin : bool, default True
             Whether to pin; without it, or when CUDA refuses (a log line and
             :attr:`ArenaReader.placement` say why), bytes go through pinned staging buffers.
+        registry : prometheus_client.CollectorRegistry, optional
+            Where to register what this rank gets and places, and how long that takes.
 
         Raises
         ------
@@ -156,6 +159,7 @@ class Arena:
             timeout_s=timeout_s,
             device=device,
             pin=pin,
+            registry=registry,
         )
 
     @staticmethod

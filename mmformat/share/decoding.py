@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from copy import copy
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mmformat._arrow import buffer_of
 from mmformat.codec import decode as decode_on_cpu
 from mmformat.codec.decode import Library, RowReader, gather
-from mmformat.codec.encodings import tensor_of
-from mmformat.codec.rows import Row, TensorEntry
+from mmformat.codec.encodings import dictionary_layout, tensor_of
+from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
 from mmformat.codec.schema import ALIGNMENT
 from mmformat.codec.spans import Spans, open_spans
 from mmformat.codec.stream import read_batches
 from mmformat.errors import IntegrityError, ModelError, PlacementError
 from mmformat.model.dictionary import DictionaryTensor
+from mmformat.model.dtypes import torch_dtype
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.placement.device import is_cpu, resolve_device
-from mmformat.placement.expand import expand_on_device
+from mmformat.placement.expand import expand_codes
 from mmformat.placement.landing import FrameMap, Landing
 from mmformat.placement.lane import Lane, lane_of
 from mmformat.placement.staging import staging_of
@@ -148,13 +148,13 @@ def decode_staged(
 
 def decode_with(
     spans: Spans, buffer: torch.Tensor, *, lane: Lane, limits: Limits, expand: bool
-) -> tuple[MultimodalInputs, list[torch.Tensor], bool]:
+) -> tuple[MultimodalInputs, list[torch.Tensor]]:
     """Decode a message whose bytes are on their way to ``buffer`` already.
 
     Returns
     -------
-    MultimodalInputs, list of tensor, bool
-        As :func:`decode_staged`, and whether the side stream, which is current, was given more.
+    MultimodalInputs, list of tensor
+        As :func:`decode_staged`; the lane's side stream is current.
 
     Notes
     -----
@@ -162,7 +162,7 @@ def decode_with(
     """
     rows = gather(read_batches(spans, limits), limits)
     maker = _Maker(buffer, Landing(buffer, FrameMap(spans.frames)), lane, expand=expand)
-    return _finish(rows, limits, maker), maker.tensors, maker.is_busy
+    return _finish(rows, limits, maker), maker.tensors
 
 
 def room_in(out: torch.Tensor | None, nbytes: int, *, lane: Lane) -> torch.Tensor:
@@ -243,11 +243,9 @@ class _Maker:
     ----------
     tensors : list of tensor
         One of each allocation that the made tensors lie in.
-    is_busy : bool
-        Whether the current stream was given copies or kernels.
     """
 
-    __slots__ = ("_buffer", "_landing", "_lane", "expands", "is_busy", "tensors")
+    __slots__ = ("_buffer", "_landing", "_lane", "expands", "tensors")
 
     def __init__(self, buffer: torch.Tensor, landing: Landing, lane: Lane, *, expand: bool) -> None:
         self._buffer: torch.Tensor | None = buffer
@@ -255,38 +253,67 @@ class _Maker:
         self._lane = lane
         self.expands = expand
         self.tensors: list[torch.Tensor] = []
-        self.is_busy = False
 
     def make(self, entry: TensorEntry, torch: bool, path: str) -> Any:
         """Return the tensor of an entry; numpy's become torch's, for numpy has no devices."""
-        host = tensor_of(entry, torch=True, expand=False, path=path)
-        if not isinstance(host, DictionaryTensor):
-            return self._place(host, keeps=True)
-        keeps = not self.expands
-        placed = copy(host)
-        placed.codes = self._place(host.codes, keeps=keeps)
-        placed.table = self._place(host.table, keeps=keeps)
-        if keeps:
-            return placed
+        element = torch_dtype(entry.dtype)
+        if entry.encoding == DICTIONARY:
+            return self._dictionary(entry, element, path)
+        if len(entry.data) == 1:
+            found = self._landing.take(entry.data[0], element, entry.shape)
+            if found is not None:
+                self._keep()
+                return found
+        return self._place(tensor_of(entry, torch=True, expand=False, path=path), keeps=True)
+
+    def _dictionary(self, entry: TensorEntry, element: Any, path: str) -> Any:
+        layout = dictionary_layout(entry, path)
+        codes = table = None
+        if len(entry.data) == 2:
+            codes = self._landing.take(entry.data[1], torch_dtype("uint8"), layout.codes.shape)
+            table = self._landing.take(entry.data[0], element, layout.table.shape)
+        if codes is None or table is None:
+            host = tensor_of(entry, torch=True, expand=False, path=path)
+            codes = self._place(host.codes, keeps=False)
+            table = self._place(host.table, keeps=False)
+        if not self.expands:
+            self._keep()
+            return DictionaryTensor(
+                codes,
+                table,
+                axis=layout.axis,
+                repeat_axis=layout.repeat_axis,
+                repeat=layout.repeat,
+                shape=entry.shape,
+            )
         try:
-            expanded = expand_on_device(placed)
+            expanded = expand_codes(
+                codes,
+                table,
+                axis=layout.axis,
+                repeat_axis=layout.repeat_axis,
+                repeat=layout.repeat,
+                shape=entry.shape,
+            )
         except ModelError as error:
             raise IntegrityError(error.reason, path=path, code=error.code) from error
-        self.is_busy = True
         self.tensors.append(expanded)
         return expanded
+
+    def _keep(self) -> None:
+        if self._buffer is not None:
+            self.tensors.append(self._buffer)
+            self._buffer = None
 
     def _place(self, host: Any, *, keeps: bool) -> torch.Tensor:
         import torch
 
         found = self._landing.view(host)
         if found is not None:
-            if keeps and self._buffer is not None:
-                self.tensors.append(self._buffer)
-                self._buffer = None
+            if keeps:
+                self._keep()
             return found
         # Decompressed, or so small that its view in the message holds it.
-        self.is_busy = True
         found = torch.empty(host.shape, dtype=host.dtype, device=self._lane.device)
         self.tensors.append(found)
         if host.nbytes <= SMALL_NBYTES:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from mmformat.codec.peek import is_compressed
 from mmformat.codec.spans import Spans
 from mmformat.errors import PlacementError
 from mmformat.model.limits import Limits
 from mmformat.placement.lane import Lane
+from mmformat.placement.metrics import RankMetrics
 from mmformat.placement.registration import Registration
 from mmformat.placement.releases import Releases
 from mmformat.placement.stats import PlacementStats
 from mmformat.share.decoding import decode_staged, decode_with, lend, room_in
 from mmformat.share.pending import PendingInputs
-from mmformat.transport.shm import Handle, ShmReader
+from mmformat.transport.shm import Handle, Hold, ShmReader
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +41,20 @@ class ArenaOnDevice:
         Its device, for the first pinning; other devices of the process use it too.
     pin : bool
         Whether to pin the arena; otherwise everything is staged.
+    registry : prometheus_client.CollectorRegistry, optional
+        Where to register metrics.
     """
 
-    def __init__(self, transport: ShmReader, device: torch.device, *, pin: bool) -> None:
+    def __init__(
+        self,
+        transport: ShmReader,
+        device: torch.device,
+        *,
+        pin: bool,
+        registry: object | None = None,
+    ) -> None:
         self.stats = PlacementStats()
+        self._metrics = RankMetrics(self.stats, registry, arena=transport.name, device=str(device))
         self._transport = transport
         self._pid = os.getpid()
         self._releases = Releases()
@@ -81,36 +95,50 @@ class ArenaOnDevice:
         bounds = limits or _DEFAULT_LIMITS
         bounds.check("message_nbytes", handle.nbytes)
         hold = self._transport.hold(handle)
-        copied = None
+        started_s = time.monotonic()
+        at = handle.offset - self._first
+        view = self._view[at : at + handle.nbytes]
+        # Compressed bytes are of no use on the device, which would wait for them.
+        pinned = None if is_compressed(view) else self._registration
+        done = None
         try:
             if out is not None:
                 lend(out, lane)
-            at = handle.offset - self._first
-            source = None if self._registration is None else self._registration.tensor
             with lane.side():
-                if source is not None:
+                if pinned is not None:
                     buffer = room_in(out, handle.nbytes, lane=lane)
-                    buffer.copy_(source[at : at + handle.nbytes], non_blocking=True)
-                    copied = lane.mark()
-                view = self._view[at : at + handle.nbytes]
-                if source is None:
+                    lane.bring(buffer, pinned.address + at)
+                    try:
+                        inputs, tensors = decode_with(
+                            Spans([view]), buffer, lane=lane, limits=bounds, expand=expand
+                        )
+                    finally:
+                        # Behind the copy, also when the message is not valid. One event for copy
+                        # and expansion: the slot is let go some microseconds later for it.
+                        done = lane.mark()
+                    ready = done
+                else:
                     inputs, tensors = decode_staged(
                         view, lane=lane, limits=bounds, expand=expand, out=out
                     )
+                    ready = lane.mark()
                     self.stats.staged_messages += 1
-                    is_busy = True
-                else:
-                    inputs, tensors, is_busy = decode_with(
-                        Spans([view]), buffer, lane=lane, limits=bounds, expand=expand
-                    )
-                ready = lane.mark() if is_busy else copied
         finally:
-            # Here, not right behind the copy: decoding reads the slot, too. Staged bytes were read
-            # when decoding came back.
-            self._releases.add(copied, hold.release)
+            # Staged bytes were read when decoding came back.
+            self._releases.add(done, self._letting_go(hold, started_s))
         self.stats.messages += 1
         self.stats.nbytes += handle.nbytes
+        self._metrics.returned(started_s)
         return PendingInputs(inputs, lane=lane, event=ready, tensors=tensors)
+
+    def _letting_go(self, hold: Hold, started_s: float) -> Callable[[], None]:
+        metrics = self._metrics
+
+        def release() -> None:
+            hold.release()
+            metrics.placed(started_s)
+
+        return release
 
     def close(self) -> None:
         """Wait for the copies under way, then unpin; a second call does nothing."""

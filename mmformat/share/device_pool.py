@@ -205,24 +205,25 @@ class DevicePoolReader:
             handle = Handle.from_bytes(bytes(handle))
         bounds = limits or _DEFAULT_LIMITS
         extent, hold = self._pool.open(handle)
-        copied = None
+        ready = None
         try:
             bounds.check("message_nbytes", extent.nbytes)
             with self._lane.side():
                 buffer = torch.empty(extent.nbytes, dtype=torch.uint8, device=self._device)
                 stream = torch.cuda.current_stream(self._device).cuda_stream
                 self._pool.copy(extent, buffer.data_ptr(), stream=stream)
-                copied = self._lane.mark()
-                inputs, tensors, is_busy = decode_with(
-                    _joined(extent.head, extent.nbytes),
-                    buffer,
-                    lane=self._lane,
-                    limits=bounds,
-                    expand=expand,
-                )
-                ready = self._lane.mark() if is_busy else copied
+                try:
+                    inputs, tensors = decode_with(
+                        _joined(extent.head, extent.nbytes),
+                        buffer,
+                        lane=self._lane,
+                        limits=bounds,
+                        expand=expand,
+                    )
+                finally:
+                    ready = self._lane.mark()
         finally:
-            self._releases.add(copied, hold.release)
+            self._releases.add(ready, hold.release)
         return PendingInputs(inputs, lane=self._lane, event=ready, tensors=tensors)
 
     def release(self, handle: Handle | bytes) -> None:

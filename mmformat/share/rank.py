@@ -49,10 +49,12 @@ class ArenaReader:
         *,
         device: torch.device | None = None,
         pin: bool = True,
+        registry: object | None = None,
     ) -> None:
         self._transport = transport
         self._device = device
         self._pin = pin
+        self._registry = registry
         self._on_device: ArenaOnDevice | None = None
         self._prefetched: dict[Handle, PendingInputs] = {}
         # The generation of each slot that a device took: releasing it is the event's business.
@@ -68,6 +70,7 @@ class ArenaReader:
         timeout_s: float = 0.0,
         device: torch.device | str | None = None,
         pin: bool = True,
+        registry: object | None = None,
     ) -> Self:
         """Attach to the arena of a handle, its bytes, or its name; see :meth:`Arena.attach`."""
         check_count(reader, "reader")
@@ -76,8 +79,10 @@ class ArenaReader:
         deadline_s = time.monotonic() + timeout_s
         while True:
             try:
-                transport = ShmReader.attach(target, reader=reader, directory=directory)
-                return cls.on_device(transport, device=device, pin=pin)
+                transport = ShmReader.attach(
+                    target, reader=reader, directory=directory, registry=registry
+                )
+                return cls.on_device(transport, device=device, pin=pin, registry=registry)
             except TransportError as error:
                 if error.code not in _NOT_YET or time.monotonic() >= deadline_s:
                     raise
@@ -85,7 +90,12 @@ class ArenaReader:
 
     @classmethod
     def on_device(
-        cls, transport: ShmReader, *, device: torch.device | str | None = None, pin: bool = True
+        cls,
+        transport: ShmReader,
+        *,
+        device: torch.device | str | None = None,
+        pin: bool = True,
+        registry: object | None = None,
     ) -> Self:
         """Return the rank of an attached transport, whose arena is pinned for a device if any.
 
@@ -96,7 +106,7 @@ class ArenaReader:
         """
         try:
             wanted = None if device is None or is_cpu(device) else resolve_device(device)
-            self = cls(transport, device=wanted, pin=pin)
+            self = cls(transport, device=wanted, pin=pin, registry=registry)
             if wanted is not None:
                 self._open_on(wanted)
         except BaseException:
@@ -270,7 +280,9 @@ class ArenaReader:
 
     def _open_on(self, device: torch.device) -> ArenaOnDevice:
         if self._on_device is None:
-            self._on_device = ArenaOnDevice(self._transport, device, pin=self._pin)
+            self._on_device = ArenaOnDevice(
+                self._transport, device, pin=self._pin, registry=self._registry
+            )
         return self._on_device
 
     def __enter__(self) -> Self:

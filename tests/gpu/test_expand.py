@@ -115,7 +115,7 @@ def test_triton_is_what_is_chosen_where_it_is(monkeypatch) -> None:
     called = []
     real = expand._by_triton
     monkeypatch.setattr(
-        expand, "_by_triton", lambda tensor, must: called.append(1) or real(tensor, must=must)
+        expand, "_by_triton", lambda *parts, **rest: called.append(1) or real(*parts, **rest)
     )
     expand_on_device(on_device(dictionary(LAYOUTS[0], torch.float32, seed=4, shared=False)))
     assert called

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import queue
 import threading
 import weakref
 
 import pytest
 
 from mmformat.placement import Releases
+from mmformat.placement import releases as module
 
 
 class Event:
@@ -23,6 +25,11 @@ class Event:
         self.happened.wait(30)
         if self.error is not None:
             raise self.error
+
+    def query(self) -> bool:
+        if self.happened.is_set() and self.error is not None:
+            raise self.error
+        return self.happened.is_set()
 
 
 def test_without_an_event_it_is_at_once() -> None:
@@ -43,6 +50,29 @@ def test_it_waits_for_the_event_and_close_waits_for_all() -> None:
     releases.add(event, lambda: called.append(3))  # it may go on after a close
     releases.close()
     assert called == [1, 2, 3]
+
+
+def test_events_that_happen_in_another_order_are_released_in_theirs() -> None:
+    called = queue.SimpleQueue()
+    releases, late, early = Releases(), Event(), Event()
+    releases.add(late, lambda: called.put("late"))
+    releases.add(early, lambda: called.put("early"))
+    early.happened.set()
+    assert called.get(timeout=30) == "early"
+    late.happened.set()
+    assert called.get(timeout=30) == "late"
+    releases.close()
+
+
+def test_a_thread_that_went_to_sleep_is_woken(monkeypatch) -> None:
+    monkeypatch.setattr(module, "LINGER", -1)  # it sleeps whenever there is nothing to do
+    called = queue.SimpleQueue()
+    releases, event = Releases(), Event()
+    event.happened.set()
+    for number in range(3):
+        releases.add(event, lambda number=number: called.put(number))
+        assert called.get(timeout=30) == number
+    releases.close()
 
 
 def test_a_broken_context_still_releases(caplog) -> None:

@@ -27,7 +27,7 @@ def test_head_and_device_bytes_are_the_message() -> None:
     buffer = torch.full((message.nbytes,), 255, dtype=torch.uint8)
     for at, address, nbytes in writes:
         ctypes.memmove(buffer.data_ptr() + at, address, nbytes)
-    found, tensors, _ = decode_with(
+    found, tensors = decode_with(
         _joined(head, message.nbytes), buffer, lane=LANE, limits=mm.Limits(), expand=True
     )
     assert_same(found, mm.decode(mm.encode(inputs)), device="cpu")
