@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mmformat.errors import ModelError
+from mmformat.model.arguments import check_type
 from mmformat.model.modality import InputFormat, Modality
 from mmformat.model.shown import shown_fields
 from mmformat.model.tensors import Feature
@@ -39,7 +40,8 @@ class MultimodalDataItem:
     Raises
     ------
     ModelError
-        When ``modality`` or ``format`` is none, or a frozen item is assigned to.
+        When ``modality`` or ``format`` is none, ``model_specific_data`` no dict, or a frozen item
+        is assigned to.
 
     Examples
     --------
@@ -61,6 +63,7 @@ class MultimodalDataItem:
     def __post_init__(self) -> None:
         object.__setattr__(self, "modality", _member(Modality, self.modality, "$.modality"))
         object.__setattr__(self, "format", _member(InputFormat, self.format, "$.format"))
+        check_type(self.model_specific_data, dict, "a dict", name="model_specific_data")
 
     def __repr__(self) -> str:
         return shown_fields(self, (each.name for each in fields(self) if each.init))
@@ -98,7 +101,7 @@ class MultimodalInputs:
     Raises
     ------
     ModelError
-        When ``items`` holds anything else.
+        When ``items`` is no list or holds anything else, or ``request_data`` is no dict.
 
     Examples
     --------
@@ -110,6 +113,8 @@ class MultimodalInputs:
     request_data: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_type(self.items, (list, tuple), "a list of items", name="items")
+        check_type(self.request_data, dict, "a dict", name="request_data")
         for index, item in enumerate(self.items):
             if not isinstance(item, MultimodalDataItem):
                 raise ModelError(
@@ -124,6 +129,6 @@ class MultimodalInputs:
 def _member(kind: type[Any], value: object, path: str) -> Any:
     try:
         return kind(value)
-    except ValueError as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # an array compares in its own way
         names = ", ".join(member.value for member in kind)
         raise ModelError(f"expected one of {names}, got {value!r}", path=path) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from mmformat.errors import LimitError, ModelError
+from mmformat.model.arguments import check_text, check_type
 
 __all__ = ["Limits"]
 
@@ -71,8 +72,13 @@ class Limits:
         ------
         LimitError
             Naming the bound, its value and what was asked.
+        ModelError
+            When there is no such bound, or ``value`` is no int.
         """
-        bound: int = getattr(self, name)
+        bound: int | None = getattr(self, name, None) if isinstance(name, str) else None
+        if type(bound) is not int:
+            check_text(name, [each.name for each in fields(self)], name="name")
+        check_type(value, int, "an int", name="value")
         if value > bound:
             raise LimitError(
                 f"expected {name} of at most {bound:,}, got {value:,}",

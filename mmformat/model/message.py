@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from mmformat.errors import TransportError
+from mmformat._arrow import buffer_of
+from mmformat.errors import ModelError, TransportError
+from mmformat.model.arguments import check_path
 
 if TYPE_CHECKING:
     from mmformat._arrow import Buffer
@@ -25,6 +27,11 @@ class EncodedMessage:
     ----------
     frames : sequence of buffers
         In stream order. Tensor frames are the tensors' own memory.
+
+    Raises
+    ------
+    ModelError
+        When a frame is no contiguous buffer of bytes.
 
     Notes
     -----
@@ -42,8 +49,10 @@ class EncodedMessage:
     __slots__ = ("frames", "nbytes")
 
     def __init__(self, frames: Sequence[Buffer | bytes | memoryview]) -> None:
+        if not isinstance(frames, (list, tuple)) or not _FRAMES.issuperset(map(type, frames)):
+            frames = _checked(frames)
         self.frames: tuple[Buffer | bytes | memoryview, ...] = tuple(frames)
-        self.nbytes: int = sum(len(frame) for frame in self.frames)
+        self.nbytes: int = sum(map(len, self.frames))
 
     def __repr__(self) -> str:
         return f"EncodedMessage({len(self.frames)} frames, {self.nbytes:,} bytes)"
@@ -60,16 +69,24 @@ class EncodedMessage:
         Raises
         ------
         TransportError
-            When the target is too small.
+            When the target is too small, read-only, or no buffer.
 
         Notes
         -----
         **Copies**: every byte once.
         """
-        if len(target) < self.nbytes:
-            raise TransportError(f"expected {self.nbytes:,} bytes of room, got {len(target):,}")
         # numpy's copy lets other threads run; a memoryview's does not.
-        destination = np.frombuffer(target, np.uint8)
+        try:
+            destination = np.frombuffer(target, np.uint8)
+        except (TypeError, ValueError, BufferError) as error:
+            raise TransportError(
+                f"expected a buffer to write, got {type(target).__name__}: {error}", path="$.target"
+            ) from error
+        if destination.size < self.nbytes or not destination.flags.writeable:
+            what = "" if destination.flags.writeable else " that are read-only"
+            raise TransportError(
+                f"expected {self.nbytes:,} bytes of room, got {destination.size:,}{what}"
+            )
         position = 0
         for frame in self.frames:
             source = np.frombuffer(memoryview(frame), np.uint8)
@@ -85,7 +102,7 @@ class EncodedMessage:
         TransportError
             When the file cannot be written; no partial file is left.
         """
-        target = Path(path)
+        target = check_path(path, name="path", error=TransportError)
         temporary = None
         try:
             descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
@@ -99,3 +116,29 @@ class EncodedMessage:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
             raise TransportError(f"expected to write {target}, got: {error}") from error
+
+
+_FRAMES: Final = frozenset({bytes, type(buffer_of(b""))})
+"""What :func:`mmformat.encode` makes, which needs no further look."""
+
+
+def _checked(frames: object) -> list[Any]:
+    """Return frames whose length is their number of bytes."""
+    if isinstance(frames, (str, bytes, bytearray)) or not isinstance(frames, Iterable):
+        raise ModelError(
+            f"expected a sequence of buffers, got {type(frames).__name__}", path="$.frames"
+        )
+    checked: list[Any] = []
+    for index, frame in enumerate(frames):
+        if type(frame) in _FRAMES:
+            checked.append(frame)
+            continue
+        try:
+            view = memoryview(frame)
+            checked.append(view.cast("B") if view.nbytes else b"")
+        except (TypeError, ValueError, BufferError) as error:
+            raise ModelError(
+                f"expected a contiguous buffer, got {type(frame).__name__}",
+                path=f"$.frames[{index}]",
+            ) from error
+    return checked

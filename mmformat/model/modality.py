@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import NoReturn
+
+from mmformat.errors import ModelError
 
 __all__ = ["InputFormat", "Modality"]
 
@@ -21,6 +24,10 @@ class Modality(StrEnum):
     VIDEO = "VIDEO"
     AUDIO = "AUDIO"
 
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        _refuse(cls, value)
+
 
 class InputFormat(StrEnum):
     """Name the stage in which the feature arrived; the names are those of SGLang's enum."""
@@ -28,3 +35,12 @@ class InputFormat(StrEnum):
     NORMAL = "normal"
     PROCESSOR_OUTPUT = "processor_output"
     PRECOMPUTED_EMBEDDING = "precomputed_embedding"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        _refuse(cls, value)
+
+
+def _refuse(kind: type[StrEnum], value: object) -> NoReturn:
+    names = ", ".join(member.value for member in kind)
+    raise ModelError(f"expected one of {names}, got {value!r:.60}", path="$")

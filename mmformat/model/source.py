@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
 from mmformat.errors import ModelError
+from mmformat.model.arguments import check_callable, check_text
 
 __all__ = ["Source"]
 
@@ -51,7 +52,7 @@ optional
     Raises
     ------
     ModelError
-        For a kind that ``data`` cannot be, or a bound below 1.
+        For a kind that ``data`` cannot be, a bound below 1, or a fetcher that cannot be called.
 
     Notes
     -----
@@ -87,6 +88,7 @@ optional
             raise ModelError(
                 f"expected seconds above 0, got {max_duration_s!r}", path="$.max_duration_s"
             )
+        check_callable(fetcher, name="fetcher")
         self.data = data
         self.kind: str = _kind_of(data) if kind is None else _checked_kind(data, kind)
         self.fetcher = fetcher
@@ -158,8 +160,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
 
 
 def _checked_kind(data: Any, kind: str) -> str:
-    if kind not in KINDS:
-        raise ModelError(f"expected a kind of {KINDS}, got {kind!r}", path="$.kind")
+    check_text(kind, KINDS, name="kind")
     types = _TYPES.get(kind)
     if types is not None:
         if not isinstance(data, types):

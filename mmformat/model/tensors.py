@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from operator import index
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, Union
 
 import numpy as np
@@ -55,8 +56,21 @@ class TensorSpec(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the elements, C-contiguous."""
-        return ITEMSIZE[self.dtype] * math.prod(self.shape)
+        """Bytes of the elements, C-contiguous.
+
+        Raises
+        ------
+        ModelError
+            When the dtype is none of the wire, or the shape no extents.
+        """
+        try:
+            return ITEMSIZE[self.dtype] * math.prod(map(index, self.shape))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"expected a dtype of the wire and extents, got {self.dtype!r:.60} and "
+                f"{self.shape!r:.60}",
+                code="dtype",
+            ) from error
 
 
 def is_torch(value: object) -> bool:
