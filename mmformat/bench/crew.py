@@ -46,11 +46,16 @@ class Crew:
         """The members' process numbers."""
         return [process.pid for process, _ in self._members]
 
-    def address(self, name: str) -> str:
-        """Return the ZeroMQ address of a socket in the private folder."""
+    @property
+    def folder(self) -> Path:
+        """The private folder, which goes with the crew."""
         if self._folder is None:
             raise RuntimeError("expected to be inside the context")
-        return f"ipc://{self._folder}/{name}"
+        return self._folder
+
+    def address(self, name: str) -> str:
+        """Return the ZeroMQ address of a socket in the private folder."""
+        return f"ipc://{self.folder}/{name}"
 
     def start(self, name: str, target: Callable[..., None], *arguments: Any) -> None:
         """Start ``target(*arguments)`` in a fresh process."""

@@ -57,6 +57,12 @@ def register(scenarios: Subparsers) -> None:
         default="image",
         help="25.8 MB of float32 a request, 206 MB, or one to three images (default: image)",
     )
+    parser.add_argument(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="where the ranks want their tensors; GPUs are dealt over them (default: cpu)",
+    )
     parser.add_argument("--way", action="append", metavar="NAME", help="only this one; repeatable")
     parser.add_argument(
         "--rounds", type=positive, default=3, metavar="N", help="runs of each (default: 3)"
@@ -84,6 +90,7 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
             payload=arguments.payload,
             rounds=arguments.rounds,
             workers=arguments.workers,
+            device=arguments.device,
             ways=arguments.way,
             follow=follow,
         )

@@ -8,7 +8,7 @@ import pickle
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,12 @@ import zmq
 import mmformat as mm
 from mmformat.bench.strategies.traffic import materialized
 from mmformat.bench.strategies.ways import Way
-from mmformat.bench.strategies.wire import Packer, Unpacker, as_torch, tensors_of
+from mmformat.bench.strategies.wire import Packer, Unpacker, as_torch
 from mmformat.measure import clock_ns
 
-__all__ = ["RankSettings", "run_rank"]
+__all__ = ["Device", "RankSettings", "digest_of", "run_rank"]
+
+Device = Literal["cpu", "cuda"]
 
 IDLE_S: Final = 0.001
 NOTHING, REQUEST, STOP = range(3)
@@ -36,6 +38,7 @@ class RankSettings:
     way: Way
     folder: str
     arena: str | None
+    device: Device
 
     def address(self, name: str) -> str:
         """Return a socket's address in the run's private folder."""
@@ -52,10 +55,19 @@ def run_rank(settings: RankSettings) -> None:
         world_size=settings.ranks,
         timeout=timedelta(seconds=300),
     )
+    device = torch.device("cpu")
+    if settings.device == "cuda":
+        device = torch.device("cuda", settings.rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        torch.zeros(1, device=device)  # the context, before anything is measured
     reader = None
     if settings.arena is not None:
-        reader = mm.Arena.attach(settings.arena, reader=settings.rank)
-    loop = _Loop(settings, reader)
+        reader = mm.Arena.attach(
+            settings.arena,
+            reader=settings.rank,
+            device=None if settings.device == "cpu" else str(device),
+        )
+    loop = _Loop(settings, Unpacker(settings.way, reader, device))
     try:
         loop.run()
     finally:
@@ -68,7 +80,7 @@ def run_rank(settings: RankSettings) -> None:
 class _Loop:
     """The scheduler's loop: whatever takes long in it keeps the heartbeat waiting."""
 
-    def __init__(self, settings: RankSettings, reader: mm.ArenaReader | None) -> None:
+    def __init__(self, settings: RankSettings, unpacker: Unpacker) -> None:
         self.settings = settings
         self.way = settings.way
         self.context = zmq.Context()
@@ -81,7 +93,7 @@ class _Loop:
             self.requests = self.context.socket(zmq.PULL)
             self.requests.bind(settings.address("requests"))
         self.packer = Packer(self.way, None)
-        self.unpacker = Unpacker(self.way, reader)
+        self.unpacker = unpacker
         self.pending: list[tuple[Any, torch.Tensor, dict[str, Any]]] = []
         self.materializations = 0
         self.broadcast_nbytes = 0
@@ -153,11 +165,10 @@ class _Loop:
     def _serve(self, header: dict[str, Any], body: Any) -> None:
         if self.way.materialize == "every rank":
             self.materializations += 1
-            inputs = as_torch(materialized(pickle.loads(body)))
+            inputs = self.unpacker.place(as_torch(materialized(pickle.loads(body))))
         else:
             inputs = self.unpacker.unpack(body)
-        for tensor in tensors_of(inputs):
-            _touch(tensor)
+        self.unpacker.wait_until_there(inputs)
         answer = {
             "rank": self.settings.rank,
             "number": header["number"],
@@ -177,6 +188,8 @@ def digest_of(inputs: mm.MultimodalInputs) -> str:
         feature: Any = item.feature
         if isinstance(feature, mm.DictionaryTensor):
             feature = feature.expand()
+        if isinstance(feature, torch.Tensor):
+            feature = feature.cpu()
         digest.update(np.ascontiguousarray(feature).data)
     return digest.hexdigest()
 
@@ -185,8 +198,3 @@ def _tensor_of(data: bytes, nbytes: int) -> torch.Tensor:
     if data:
         return torch.frombuffer(bytearray(data), dtype=torch.uint8)
     return torch.empty(nbytes, dtype=torch.uint8)
-
-
-def _touch(tensor: torch.Tensor) -> int:
-    # One byte of every page: what a copy to the device would have to find there.
-    return int(tensor.reshape(-1).view(torch.uint8)[::4096].sum())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +14,9 @@ from typing import Any, Final
 import psutil
 
 import mmformat as mm
+from mmformat.bench.crew import Crew
 from mmformat.bench.strategies.heartbeat import monitor
-from mmformat.bench.strategies.rank import RankSettings, digest_of, run_rank
+from mmformat.bench.strategies.rank import Device, RankSettings, digest_of, run_rank
 from mmformat.bench.strategies.tokenizer import Answered, Tokenizer
 from mmformat.bench.strategies.traffic import (
     Payload,
@@ -45,6 +44,7 @@ def run_strategies(
     payload: Payload = "image",
     rounds: int = 3,
     workers: int | None = None,
+    device: Device = "cpu",
     ways: Sequence[str] | None = None,
     follow: Follow = lambda _text, _share: None,
 ) -> dict[str, Any]:
@@ -62,6 +62,9 @@ def run_strategies(
         How often each way is run.
     workers : int, optional
         Threads of the tokenizer's pool; the usable cores, 16 at most, when omitted.
+    device : {"cpu", "cuda"}
+        Where a rank wants its tensors: on the host, every page touched; or on a GPU, the ranks
+        dealt over those of the machine, floats expanded there and the copy complete.
     ways : sequence of str, optional
         Names of the ways to run; all when omitted.
     follow : callable
@@ -95,7 +98,8 @@ def run_strategies(
         order = chosen[number % len(chosen) :] + chosen[: number % len(chosen)]
         for position, way in enumerate(order):
             follow(way.title, (number * len(order) + position) / (rounds * len(order)))
-            for name, values in _run_way(way, tp, traffic, threads, plain).items():
+            found = _run_way(way, traffic, tp=tp, workers=threads, plain=plain, device=device)
+            for name, values in found.items():
                 unit = name.rpartition("_")[2]
                 samples = cells[way.name]["metrics"].setdefault(name, Samples(unit))
                 samples.values.extend(values)
@@ -111,6 +115,7 @@ def run_strategies(
             "payload": payload,
             "rounds": rounds,
             "workers": threads,
+            "device": device,
             "feature_nbytes_of_the_first_request": feature_nbytes(materialized(traffic[0])),
         },
         "environment": environment(),
@@ -119,42 +124,37 @@ def run_strategies(
 
 
 def _run_way(
-    way: Way, tp: int, traffic: Sequence[Sequence[str]], workers: int, plain: str
+    way: Way,
+    traffic: Sequence[Sequence[str]],
+    *,
+    tp: int,
+    workers: int,
+    plain: str,
+    device: Device,
 ) -> dict[str, list[float]]:
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="mmformat-bench-"))
         arena = None
         if way.carrier == "arena":
             nbytes = _arena_nbytes(traffic, way)
             arena = stack.enter_context(mm.Arena.create(nbytes=nbytes, readers=tp))
-        spawn = multiprocessing.get_context("spawn")
-        ranks = [
-            spawn.Process(
-                target=run_rank,
-                args=(
-                    RankSettings(
-                        rank=rank,
-                        ranks=tp,
-                        way=way,
-                        folder=folder,
-                        arena=None if arena is None else arena.name,
-                    ),
-                ),
-                daemon=True,
-            )
-            for rank in range(tp)
-        ]
-        tokenizer = Tokenizer(way, ranks=tp, folder=folder, arena=arena, workers=workers)
-        for process in ranks:
-            process.start()
-            stack.callback(_end, process)
+        crew = stack.enter_context(Crew())
+        tokenizer = Tokenizer(way, ranks=tp, crew=crew, arena=arena, workers=workers)
         stack.callback(tokenizer.close)
+        for rank in range(tp):
+            settings = RankSettings(
+                rank=rank,
+                ranks=tp,
+                way=way,
+                folder=str(crew.folder),
+                arena=None if arena is None else arena.name,
+                device=device,
+            )
+            crew.start(f"rank {rank} of {way.name}", run_rank, settings)
+        pids = [os.getpid(), *crew.pids]
         tokenizer.wait_ready()
-        here, there = spawn.Pipe()
-        addresses = [f"ipc://{folder}/heartbeat-{rank}" for rank in range(tp)]
-        watcher = spawn.Process(target=monitor, args=(addresses, there), daemon=True)
-        watcher.start()
-        stack.callback(_end, watcher)
+        here, there = crew.pipe()
+        addresses = [crew.address(f"heartbeat-{rank}") for rank in range(tp)]
+        crew.start("the heartbeat", monitor, addresses, there)
         stack.callback(here.send, "quit")
         here.recv()
         _check(tokenizer.serve(traffic[:1], digest=True), plain, tp)
@@ -162,7 +162,6 @@ def _run_way(
         if way.repeated:
             phases = [phases[0]] * _PHASES
             tokenizer.serve(phases[0])
-        pids = [os.getpid(), *(process.pid or 0 for process in ranks)]
         return _measure(tokenizer, phases, pids, here)
 
 
@@ -263,10 +262,3 @@ def _arena_nbytes(traffic: Sequence[Sequence[str]], way: Way) -> int:
         for images in traffic
     )
     return int(total * 1.1) + 2**22
-
-
-def _end(process: Any) -> None:
-    process.join(10)
-    if process.is_alive():
-        process.kill()
-        process.join()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, cast
 import zmq
 
 import mmformat as mm
+from mmformat.bench.crew import Crew
 from mmformat.bench.strategies.traffic import materialized
 from mmformat.bench.strategies.ways import Way
 from mmformat.bench.strategies.wire import Packer
@@ -56,18 +58,19 @@ class Tokenizer:
     """
 
     def __init__(
-        self, way: Way, *, ranks: int, folder: str, arena: mm.Arena | None, workers: int
+        self, way: Way, *, ranks: int, crew: Crew, arena: mm.Arena | None, workers: int
     ) -> None:
         self._way = way
         self._ranks = ranks
+        self._crew = crew
         self._packer = Packer(way, arena)
         self._pool = ThreadPoolExecutor(workers) if way.materialize == "pool" else None
         self._known: dict[str, mm.MultimodalInputs] = {}
         self._context = zmq.Context()
         self._answers = self._context.socket(zmq.PULL)
-        self._answers.bind(f"ipc://{folder}/answers")
+        self._answers.bind(crew.address("answers"))
         self._requests = self._context.socket(zmq.PUSH)
-        self._requests.connect(f"ipc://{folder}/requests")
+        self._requests.connect(crew.address("requests"))
         self._number = 0
         self.materializations = 0
         self.sent_nbytes = 0
@@ -141,11 +144,14 @@ class Tokenizer:
                 self._packer.done(number)
 
     def _answer(self) -> dict[str, Any]:
-        if not self._answers.poll(ANSWER_S * 1000):
-            raise TransportTimeoutError(
-                f"expected an answer of the ranks within {ANSWER_S} s, got none",
-                hint="did a rank die? run again with fewer ranks or a smaller payload",
-            )
+        deadline_s = time.monotonic() + ANSWER_S
+        while not self._answers.poll(1000):
+            self._crew.check()
+            if time.monotonic() > deadline_s:
+                raise TransportTimeoutError(
+                    f"expected an answer of the ranks within {ANSWER_S} s, got none",
+                    hint="run again with fewer ranks or a smaller payload",
+                )
         return cast(dict[str, Any], self._answers.recv_json())
 
     def close(self) -> None:

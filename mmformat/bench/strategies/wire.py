@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 import mmformat as mm
 from mmformat.bench.arms.arm import inputs_of, plain_of
 from mmformat.bench.arms.segment_per_tensor import SegmentPerTensorArm
+from mmformat.bench.pages import touch
 from mmformat.bench.strategies.traffic import feature_nbytes
 from mmformat.bench.strategies.ways import Way
 
@@ -57,30 +59,48 @@ class Packer:
 
 
 class Unpacker:
-    """Make tensors of what arrived, in a rank."""
+    """Make tensors of what arrived, in a rank, where the rank wants them.
 
-    def __init__(self, way: Way, reader: mm.ArenaReader | None) -> None:
+    On the host, a dictionary tensor stays codes and table: expanding belongs on the device.
+    """
+
+    def __init__(self, way: Way, reader: mm.ArenaReader | None, device: torch.device) -> None:
         self._way = way
         self._reader = reader
+        self._device = device
 
     def unpack(self, body: bytes | memoryview) -> mm.MultimodalInputs:
         """Return the materialized inputs."""
-        if self._reader is not None:
+        if self._reader is not None and self._device.type == "cpu":
             return self._reader.get(bytes(body), library="torch", expand=False)
+        if self._reader is not None:
+            return self._reader.get(bytes(body), device=str(self._device))
         if self._way.carrier == "segment":
             inputs: mm.MultimodalInputs = SegmentPerTensorArm().decode([body])
-            return inputs
-        return inputs_of(pickle.loads(body))
+            return self.place(inputs)
+        return self.place(inputs_of(pickle.loads(body)))
+
+    def place(self, inputs: mm.MultimodalInputs) -> mm.MultimodalInputs:
+        """Copy the features to the device, as an engine does with pageable memory."""
+        if self._device.type != "cpu":
+            for item in inputs.items:
+                item.feature = cast(torch.Tensor, item.feature).to(self._device)
+        return inputs
+
+    def wait_until_there(self, inputs: mm.MultimodalInputs) -> None:
+        """Wait for the device, or read a byte of every page."""
+        if self._device.type == "cpu":
+            touch(inputs)
+        else:
+            torch.cuda.synchronize(self._device)
 
 
 def as_torch(inputs: mm.MultimodalInputs) -> mm.MultimodalInputs:
     """Return the inputs with torch features over the same bytes, as engines carry them."""
-    import torch
-
     items = [
         mm.MultimodalDataItem(
             modality=item.modality,
-            feature=torch.from_numpy(item.feature),
+            feature=torch.from_numpy(cast(Any, item.feature)),
             offsets=item.offsets,
             model_specific_data=item.model_specific_data,
             hash=item.hash,
@@ -89,15 +109,3 @@ def as_torch(inputs: mm.MultimodalInputs) -> mm.MultimodalInputs:
         for item in inputs.items
     ]
     return mm.MultimodalInputs(items=items, request_data=inputs.request_data)
-
-
-def tensors_of(inputs: mm.MultimodalInputs) -> Sequence[Any]:
-    """Return what a rank would hand to its device: features, or their codes and tables."""
-    found: list[Any] = []
-    for item in inputs.items:
-        feature = item.feature
-        if isinstance(feature, mm.DictionaryTensor):
-            found += (feature.codes, feature.table)
-        else:
-            found.append(feature)
-    return found
