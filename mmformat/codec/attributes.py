@@ -18,7 +18,7 @@ from mmformat.model.limits import Limits
 from mmformat.model.source import Source
 from mmformat.model.tensors import is_torch
 
-__all__ = ["exact_int", "join", "split"]
+__all__ = ["BARE", "exact_int", "join", "split"]
 
 SAFE_INT: Final = 2**53
 """Larger ints are written as text: a JSON reader in another language may hold doubles only."""
@@ -31,6 +31,9 @@ MAX_INT_DIGITS: Final = 1234
 
 REMEMBERED_CHARACTERS: Final = 4096
 """Attributes of at most this many characters are remembered as they were parsed."""
+
+BARE: Final = (str, bytes, bytearray, int, float, complex, np.generic)
+"""Values that are neither a tensor nor hold one."""
 
 TORCH: Final = "$tensor"
 NUMPY: Final = "$ndarray"

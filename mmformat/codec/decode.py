@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from mmformat.codec.attributes import exact_int, join
+from mmformat.codec.attributes import BARE, exact_int, join
 from mmformat.codec.encodings import check_entry, tensor_of
 from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
 from mmformat.codec.schema import REQUEST
@@ -232,6 +232,12 @@ class RowReader:
                 raise DecodeError(
                     f"expected the fields {', '.join(fields)}, got {name!r}",
                     path=path,
+                    code="attributes-field",
+                )
+            if not mapping and isinstance(value, BARE):
+                raise DecodeError(
+                    f"expected tensors in {name}, got {type(value).__name__}",
+                    path=f"{path}.{name}",
                     code="attributes-field",
                 )
         return values

@@ -173,6 +173,7 @@ def _attributes() -> Iterator[Attack]:
         row = item(0, attributes=text)
         yield _attack(f"attributes-{name}", "attributes", row, about=f"attributes {text!r}")
     fields = {"unknown": '{"other":1}', "list": '{"model_specific_data":[1]}'}
+    fields |= {"number": '{"feature":1}', "text": '{"precomputed_embeddings":"a"}'}
     for name, text in fields.items():
         row = item(0, attributes=text)
         yield _attack(f"field-{name}", "attributes-field", row, about=f"attributes {text!r}")

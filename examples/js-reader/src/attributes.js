@@ -10,6 +10,8 @@ import { inReach, parseJson } from './json.js';
 import { DTYPES } from './schema.js';
 
 const NONE = { type: 'none' };
+/** Types of values that are neither a tensor nor hold one. */
+const BARE = new Set(['bool', 'str', 'int', 'float', 'complex', 'bytes', 'bytearray', 'scalar']);
 const FLOATS = { nan: NaN, inf: Infinity, '-inf': -Infinity };
 const bad = (expected, got) => (
   refuse('attributes-value', expected, typeof got === 'string' ? got.slice(0, 40) : typeof got));
@@ -41,6 +43,7 @@ function readFields(text, names, tensors, limits) {
     const mapping = name === 'model_specific_data' || name === 'request_data';
     const { type } = fields.get(name);
     if (mapping && type !== 'dict') refuse('attributes-field', 'a mapping', type, name);
+    if (!mapping && BARE.has(type)) refuse('attributes-field', 'tensors', type, name);
   }
   if (left.size) refuse('tensor-names', 'every tensor asked for', [...left.keys()][0]);
   return fields;

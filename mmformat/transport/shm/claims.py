@@ -74,7 +74,8 @@ class Claims:
         row[1] = os.getpid()
         row[2] = liveness.start_time(os.getpid()) or 0
         row[3] = time.time_ns()
-        row[0] = (incarnation + 1) << 1 | 1
+        # Wrapped: whatever an earlier process left there, the word has 64 bits.
+        row[0] = ((incarnation + 1) << 1 | 1) % 2**64
         step("attach.attached")
 
     def claim(self, handle: Handle) -> None:
