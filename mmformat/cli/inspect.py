@@ -1,4 +1,4 @@
-"""mmformat inspect: what a message holds, without reading a tensor."""
+"""mmformat inspect: what a message holds, without reading a tensor, or as a page to look at."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mmformat.cli.files import add_paths, each_message
-from mmformat.cli.options import Subparsers, add_command
+from mmformat.cli.options import Subparsers, UsageError, add_command
 from mmformat.cli.output import Output, megabytes
+from mmformat.errors import MMFormatError
 
 if TYPE_CHECKING:
     from mmformat.codec.describe import ItemDescription, MessageDescription, TensorDescription
@@ -20,6 +21,7 @@ examples:
   mmformat inspect x.arrows
   mmformat inspect recordings/            every *.arrows below the folder
   mmformat inspect x.arrows --json | jq '.files[].tensor_nbytes'
+  mmformat inspect x.arrows --html x.html one page with pictures, sound and histograms
 """
 
 _COLUMNS: Final = (
@@ -44,16 +46,23 @@ def register(subparsers: Subparsers) -> None:
         run=run,
         caption="show the items and tensors of messages; reads no tensor bytes",
         description="Show the items and tensors of messages. The tensors themselves are not read, "
-        "so a message\nof any size is inspected at once; `mmformat verify` reads them.",
+        "so a message\nof any size is inspected at once; `mmformat verify` reads them. With --html "
+        "some of their values\nare, for pictures and histograms: the page stands alone, loads "
+        "nothing and runs nothing.",
         epilog=_EPILOG,
     )
     add_paths(parser)
+    parser.add_argument(
+        "--html", metavar="FILE", help="draw one message as a page, or - for stdout"
+    )
 
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     """Describe every message; 3 when one could not be."""
     from mmformat.codec.describe import describe
 
+    if arguments.html is not None:
+        return _draw(arguments, output)
     found, complete = each_message(arguments, output, describe)
     if output.wants_json:
         output.json({"files": [_as_json(path, each) for path, each in found]})
@@ -61,6 +70,27 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         for path, described in found:
             _show(path, described, output)
     return 0 if complete else 3
+
+
+def _draw(arguments: argparse.Namespace, output: Output) -> int:
+    from mmformat.page import draw
+
+    if len(arguments.paths) != 1 or Path(arguments.paths[0]).is_dir():
+        raise UsageError("expected one message for one page, got several or a folder")
+    path, target = Path(arguments.paths[0]), arguments.html
+    page = draw(path, title=path.name)
+    if target == "-":
+        output.bytes([page.encode()])
+        return 0
+    try:
+        nbytes = Path(target).write_bytes(page.encode())
+    except OSError as error:
+        raise MMFormatError(f"expected to write {target}, got: {error}") from error
+    if output.wants_json:
+        output.json({"path": str(path), "html": target, "nbytes": nbytes})
+    else:
+        output.note(f"wrote {target}, {megabytes(nbytes)}")
+    return 0
 
 
 def _as_json(path: Path, described: MessageDescription) -> dict[str, Any]:

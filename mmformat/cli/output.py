@@ -11,6 +11,7 @@ from typing import Any, Final, Protocol, TextIO
 
 from mmformat._extras import require
 from mmformat.errors import MMFormatError
+from mmformat.model.shown import megabytes, printable
 
 __all__ = ["Output", "Progress", "megabytes", "printable"]
 
@@ -129,30 +130,6 @@ class Output:
         ) as bar:
             task = bar.add_task(title, total=1.0)
             yield lambda text, done: bar.update(task, description=printable(text), completed=done)
-
-
-def printable(text: str) -> str:
-    r"""Return the text with control characters escaped: names come out of other people's files.
-
-    >>> printable("a" + chr(27) + "[2J")
-    'a\\x1b[2J'
-    """
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
-        for each in text
-    )
-
-
-def megabytes(nbytes: float) -> str:
-    """Return a number of bytes as people read it.
-
-    >>> megabytes(25_758_720), megabytes(602_112), megabytes(180)
-    ('25.8 MB', '602.1 kB', '180 B')
-    """
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if nbytes >= size:
-            return f"{nbytes / size:.1f} {unit}"
-    return f"{nbytes:.0f} B"
 
 
 def _has_colour(stream: TextIO) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmformat.model.tensors import is_tensor
 
-__all__ = ["shown", "shown_fields"]
+__all__ = ["megabytes", "printable", "shown", "shown_fields"]
 
 PARTS = 4
 CHARACTERS = 60
@@ -44,6 +44,30 @@ def shown_fields(value: object, names: Iterable[str]) -> str:
     parts = [(name, getattr(value, name)) for name in names]
     texts = [f"{name}={shown(part)}" for name, part in parts if not _nothing(part)]
     return f"{type(value).__name__}({', '.join(texts)})"
+
+
+def printable(text: str) -> str:
+    r"""Return the text with control characters escaped: names come out of other people's files.
+
+    >>> printable("a" + chr(27) + "[2J")
+    'a\\x1b[2J'
+    """
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def megabytes(nbytes: float) -> str:
+    """Return a number of bytes as people read it.
+
+    >>> megabytes(25_758_720), megabytes(602_112), megabytes(180)
+    ('25.8 MB', '602.1 kB', '180 B')
+    """
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.1f} {unit}"
+    return f"{nbytes:.0f} B"
 
 
 def _nothing(value: Any) -> bool:
