@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import numpy as np
 
@@ -14,10 +16,13 @@ from mmformat.model.source import Source
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["IMAGE_FORMATS", "load_image"]
+__all__ = ["IMAGE_FORMATS", "OpenedImage", "load_image", "open_image"]
 
 IMAGE_FORMATS: Final = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """The formats that are opened. Pillow knows more, and one of them (EPS) starts another program."""
+
+ORIENTATION: Final = 0x0112
+"""The EXIF tag of how the camera was held; 1 is upright, from 5 on width and height change."""
 
 
 def load_image(source: Source, *, fetcher: Fetcher | None = None, path: str = "$") -> Image:
@@ -53,24 +58,103 @@ def load_image(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
     **Copies**: the pixels of an array, once; an image that was given is returned as it is when it
     has no orientation to apply.
     """
+    opened = open_image(source, fetcher=fetcher, path=path)
+    try:
+        return opened.load()
+    finally:
+        opened.close()
+
+
+def open_image(source: Source, *, fetcher: Fetcher | None = None, path: str = "$") -> OpenedImage:
+    """Open a source, and decode nothing of it; what cannot be opened or is too large is refused.
+
+    Parameters
+    ----------
+    source, fetcher, path
+        As for :func:`load_image`.
+
+    Raises
+    ------
+    LimitError, MaterializeError, MissingExtraError
+        As :func:`load_image`, but for what only the pixels can tell.
+    """
     pillow = require("PIL.Image", extra="media")
+    file = None
     if source.kind == "image":
         image: Image = source.data
     elif source.kind == "array":
         _check_pixels(_extent_of(source.data, path), source, path)
         image = _image_of_array(pillow, source.data, path)
     else:
-        image = _opened(pillow, source, fetcher=fetcher, path=path)
+        file = open_source(source, fetcher=fetcher, path=path)
+        try:
+            with _readable(source, path):
+                image = pillow.open(file, formats=IMAGE_FORMATS)
+                _check_pixels(image.size, source, path)
+        except BaseException:
+            file.close()
+            raise
     _check_pixels(image.size, source, path)
-    return _decoded(image, path)
+    return OpenedImage(image, source, file=file, path=path)
 
 
-def _opened(pillow: Any, source: Source, *, fetcher: Fetcher | None, path: str) -> Image:
-    file = open_source(source, fetcher=fetcher, path=path)
+class OpenedImage:
+    """Hold an image whose header was read; its pixels are decoded when they are asked for.
+
+    Made by :func:`open_image`.
+    """
+
+    __slots__ = ("_file", "_image", "_path", "_source")
+
+    def __init__(self, image: Image, source: Source, *, file: BinaryIO | None, path: str) -> None:
+        self._image = image
+        self._source = source
+        self._file = file
+        self._path = path
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image when it stands upright.
+
+        Notes
+        -----
+        **Cost**: a PNG that says nothing of its orientation before its pixels is decoded here.
+        """
+        width, height = self._image.size
+        with _readable(self._source, self._path):
+            turned = self._image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        return (width, height) if turned else (height, width)
+
+    @property
+    def channels(self) -> int:
+        """How many channels the image has as it is, a palette's indices being one."""
+        return len(self._image.getbands())
+
+    def load(self) -> Image:
+        """Decode the image, and put it upright.
+
+        Raises
+        ------
+        LimitError, MaterializeError
+            As :func:`load_image`.
+        """
+        if self._file is not None:
+            with _readable(self._source, self._path):
+                self._image.load()
+        return _decoded(self._image, self._path)
+
+    def close(self) -> None:
+        """Close the file; what was decoded stays."""
+        if self._file is not None:
+            self._file.close()
+
+
+@contextmanager
+def _readable(source: Source, path: str) -> Iterator[None]:
+    """Turn whatever Pillow raises into an error that says what was expected."""
+    pillow = require("PIL.Image", extra="media")
     try:
-        image: Image = pillow.open(file, formats=IMAGE_FORMATS)
-        _check_pixels(image.size, source, path)
-        image.load()
+        yield
     except MMFormatError:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
@@ -83,9 +167,6 @@ def _opened(pillow: Any, source: Source, *, fetcher: Fetcher | None, path: str) 
         raise MaterializeError(
             f"expected an image ({', '.join(IMAGE_FORMATS)}), got {source!r}: {error}", path=path
         ) from error
-    finally:
-        file.close()
-    return image
 
 
 def _decoded(image: Image, path: str) -> Image:
@@ -93,8 +174,8 @@ def _decoded(image: Image, path: str) -> Image:
 
     try:
         image.load()
-        # As transformers' load_image does; 0x0112 is the orientation, 1 is upright.
-        if image.getexif().get(0x0112, 1) != 1:
+        # As transformers' load_image does.
+        if image.getexif().get(ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
     except Exception as error:
         raise MaterializeError(f"expected a whole image, got: {error}", path=path) from error

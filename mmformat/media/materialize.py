@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NoReturn
 
 from mmformat.errors import MaterializeError, MissingExtraError, MMFormatError
 from mmformat.media.fetch import Fetcher
 from mmformat.media.lazy import is_lazy, load_lazy
-from mmformat.media.outcome import Outcome, merged, outcome_of
+from mmformat.media.outcome import Draft, Outcome, outcome_of
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.identity import hash_of, identity_of, pad_value_of_hash
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
@@ -115,11 +115,34 @@ def materialize_item(
     item: MultimodalDataItem, processor: Any, *, fetcher: Fetcher | None, path: str
 ) -> MultimodalDataItem:
     """Materialize one item; errors name it by ``path``. The rest is as for :func:`materialize`."""
-    if item.frozen and item.hash is not None and not has_pending(item.feature):
+    if is_done(item):
         return item
-    outcomes: list[Outcome] = []
-    updates: dict[str, Any] = {}
+    return named(draft_of(item, processor, fetcher=fetcher, path=path).made(), path=path)
+
+
+def is_done(item: MultimodalDataItem) -> bool:
+    """Say whether an item was materialized before."""
+    return item.frozen and item.hash is not None and not has_pending(item.feature)
+
+
+def draft_of(
+    item: MultimodalDataItem,
+    processor: Any,
+    *,
+    fetcher: Fetcher | None,
+    path: str,
+    process: Callable[[Source, MultimodalDataItem, Any, str], Outcome | None] | None = None,
+) -> Draft:
+    """Return an item with every source processed and every lazy object loaded.
+
+    Parameters
+    ----------
+    process : callable, optional
+        ``process(source, item, processor, path)`` is asked first; what it gives is the source's
+        outcome, and None leaves the source to the processor.
+    """
     chosen = _chosen(processor, item.modality)
+    draft = Draft(item=item)
 
     def resolve(value: Any, where: str) -> Any:
         for _ in range(MAX_LAZY_STEPS):
@@ -128,24 +151,27 @@ def materialize_item(
             if isinstance(value, (list, tuple)):
                 return [resolve(each, f"{where}[{index}]") for index, each in enumerate(value)]
             if isinstance(value, Source):
-                outcome = _processed(value, item, chosen, fetcher=fetcher, path=where)
-                outcomes.append(outcome)
-                return outcome.feature
+                outcome = None if process is None else process(value, item, chosen, where)
+                if outcome is None:
+                    outcome = _processed(value, item, chosen, fetcher=fetcher, path=where)
+                draft.outcomes.append(outcome)
+                return outcome
             value = load_lazy(value, path=where)
         raise MaterializeError(
             f"expected a tensor after {MAX_LAZY_STEPS} steps, got {type(value).__name__}",
             path=where,
         )
 
-    updates["feature"] = resolve(item.feature, f"{path}.feature")
-    updates["precomputed_embeddings"] = load_values(
+    draft.feature = resolve(item.feature, f"{path}.feature")
+    draft.precomputed_embeddings = load_values(
         item.precomputed_embeddings, f"{path}.precomputed_embeddings"
     )
-    data = load_values(item.model_specific_data, f"{path}.model_specific_data")
-    updates["model_specific_data"] = {**data, **merged(outcomes)}
-    for outcome in outcomes:
-        updates.update(outcome.fields)
-    made = replace(item, **updates)
+    draft.data = load_values(item.model_specific_data, f"{path}.model_specific_data")
+    return draft
+
+
+def named(made: MultimodalDataItem, *, path: str) -> MultimodalDataItem:
+    """Set what is missing of an item's identity, hash and pad value, and freeze it."""
     with Wrapped(path):
         if made.identity is None:
             made.identity = identity_of(made)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.item import MultimodalDataItem
 from mmformat.model.tensors import Feature, is_tensor, is_torch
 
-__all__ = ["Outcome", "merged", "outcome_of"]
+__all__ = ["Draft", "Outcome", "outcome_of"]
 
 _FIELDS: Final = frozenset(
     each.name for each in fields(MultimodalDataItem) if not each.name.startswith("_")
@@ -27,6 +27,40 @@ class Outcome:
     feature: Feature
     model_specific_data: dict[str, Any] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class Draft:
+    """Hold an item whose media were processed, before it is put together.
+
+    Parameters
+    ----------
+    item : MultimodalDataItem
+        Where all else comes from.
+    feature : tensor, Outcome, list of these, or None
+        What came of the item's feature; an outcome stands for its own feature.
+    precomputed_embeddings, data
+        The item's, loaded.
+    outcomes : list of Outcome
+        One for each medium, in order.
+    """
+
+    item: MultimodalDataItem
+    feature: Any = None
+    precomputed_embeddings: Any = None
+    data: dict[str, Any] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def made(self) -> MultimodalDataItem:
+        """Return a new item of all that, not yet named and frozen."""
+        updates: dict[str, Any] = {
+            "feature": _features(self.feature),
+            "precomputed_embeddings": self.precomputed_embeddings,
+            "model_specific_data": {**self.data, **_merged(self.outcomes)},
+        }
+        for outcome in self.outcomes:
+            updates.update(outcome.fields)
+        return replace(self.item, **updates)
 
 
 def outcome_of(made: Any) -> Outcome:
@@ -55,7 +89,7 @@ def outcome_of(made: Any) -> Outcome:
     return outcome
 
 
-def merged(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _merged(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Join the data of several media: arrays along their first axis, anything else in a list."""
     if len(outcomes) == 1:
         return outcomes[0].model_specific_data
@@ -64,6 +98,12 @@ def merged(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         name: _joined([outcome.model_specific_data.get(name) for outcome in outcomes])
         for name in names
     }
+
+
+def _features(value: Any) -> Any:
+    if isinstance(value, Outcome):
+        return value.feature
+    return [_features(each) for each in value] if isinstance(value, list) else value
 
 
 def _joined(values: list[Any]) -> Any:

@@ -90,7 +90,9 @@ class DictionaryTensor:
         check_dictionary(code_spec, table_spec, axis=axis, repeat_axis=repeat_axis, repeat=repeat)
         natural = expanded_shape(code_spec.shape, repeat_axis=repeat_axis, repeat=repeat)
         if shape is not None and (
-            any(extent < 0 for extent in shape) or math.prod(shape) != math.prod(natural)
+            not isinstance(shape, (list, tuple))
+            or any(type(extent) is not int or extent < 0 for extent in shape)
+            or math.prod(shape) != math.prod(natural)
         ):
             raise ModelError(
                 f"expected a shape of {math.prod(natural)} elements, got {shape}", path="$.shape"
@@ -125,13 +127,20 @@ class DictionaryTensor:
             f"repeat={self.repeat}, ratio={ratio:.2f})"
         )
 
-    def expand(self) -> npt.NDArray[Any] | torch.Tensor:
+    def expand(
+        self, out: npt.NDArray[Any] | torch.Tensor | None = None
+    ) -> npt.NDArray[Any] | torch.Tensor:
         """Return the plain tensor: torch when the table is torch, else numpy.
+
+        Parameters
+        ----------
+        out : tensor, optional
+            C-contiguous, on the CPU, of the dtype and shape of the result: where it is written.
 
         Raises
         ------
         ModelError
-            When a code is not below the number of entries.
+            When a code is not below the number of entries, or ``out`` is another tensor.
 
         Notes
         -----
@@ -147,8 +156,15 @@ class DictionaryTensor:
         if codes.size and spec.shape[1] < MAX_ENTRIES:
             _check_codes(int(codes.max()), spec.shape[1])
         bits = expand_numpy(
-            codes, table, axis=self.axis, repeat_axis=self.repeat_axis, repeat=self.repeat
+            codes,
+            table,
+            axis=self.axis,
+            repeat_axis=self.repeat_axis,
+            repeat=self.repeat,
+            out=None if out is None else _words_of(out, self.spec, word),
         ).reshape(-1)
+        if out is not None:
+            return out
         if is_torch(self.table):
             import torch
 
@@ -212,7 +228,7 @@ class DictionaryTensor:
         >>> DictionaryTensor(np.zeros((1, 4), np.uint8), table).to("float16").dtype
         'float16'
         """
-        if "float" not in dtype or "float" not in self.dtype:
+        if not isinstance(dtype, str) or "float" not in dtype or "float" not in self.dtype:
             raise ModelError(
                 f"expected two float dtypes, got {self.dtype} and {dtype}", path="$.dtype"
             )
@@ -239,6 +255,9 @@ def check_dictionary(
             f"expected a table of shape (channels, 1..{MAX_ENTRIES}), got {table.shape}",
             path="$.table",
         )
+    for name, number in (("axis", axis), ("repeat_axis", repeat_axis), ("repeat", repeat)):
+        if type(number) is not int:
+            raise ModelError(f"expected an int, got {type(number).__name__}", path=f"$.{name}")
     rank = len(codes.shape)
     if not 0 <= axis < rank:
         raise ModelError(f"expected an axis of {rank} axes, got {axis}", path="$.axis")
@@ -258,6 +277,21 @@ def expanded_shape(codes: tuple[int, ...], *, repeat_axis: int, repeat: int) -> 
     if repeat == 1:
         return codes
     return (*codes[:repeat_axis], repeat, *codes[repeat_axis:])
+
+
+def _words_of(out: Any, spec: TensorSpec, word: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Return the elements of a destination as words, one axis, in the same memory."""
+    if not is_tensor(out):
+        raise ModelError(f"expected a tensor, got {type(out).__name__}", path="$.out")
+    contiguous = out.is_contiguous() if is_torch(out) else out.flags.c_contiguous
+    if tensor_spec(out) != spec or not contiguous:
+        raise ModelError(f"expected a contiguous destination of {spec}", path="$.out")
+    if is_torch(out):
+        import torch
+
+        out = out.view(-1).view(torch.uint8).numpy()
+    words: npt.NDArray[Any] = out.reshape(-1).view(word)
+    return words
 
 
 def _check_codes(largest: int, entries: int) -> None:

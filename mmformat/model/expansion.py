@@ -34,6 +34,7 @@ def expand_numpy(
     axis: int,
     repeat_axis: int,
     repeat: int,
+    out: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """Return ``table[channel, code]`` for every code, repeated, in C order.
 
@@ -43,6 +44,8 @@ def expand_numpy(
         Every code is below the number of entries; that was checked.
     table : array of words, (channels, entries)
         Words are moved as they are, so that NaN payloads and -0.0 come through.
+    out : array of such words, one axis, optional
+        As many as there are elements in the result: where it is written.
 
     Notes
     -----
@@ -68,7 +71,7 @@ def expand_numpy(
         five = (lead, 1, channels, *inner2)
         seven = (lead, 1, 1, channels, inner2[0], repeat, inner2[1])
     folded = np.ascontiguousarray(codes).reshape(five)
-    out = np.empty(seven, table.dtype)
+    out = np.empty(seven, table.dtype) if out is None else out.reshape(seven)
     for channel in range(channels):
         _expand_channel(folded[:, :, channel], table[channel], out[:, :, :, channel])
     full = natural if repeat == 1 else (*natural[:repeat_axis], repeat, *natural[repeat_axis:])

@@ -8,6 +8,8 @@ from mmformat.media.image.fixed_size import FixedSizeImageProcessor  # noqa: E40
 from mmformat.media.image.llava import LlavaImageProcessor  # noqa: E402
 from mmformat.media.image.llava_next import LlavaNextImageProcessor  # noqa: E402
 from mmformat.media.image.normalization import Normalization  # noqa: E402
+from mmformat.media.image.pixel_processor import PixelProcessor  # noqa: E402
+from mmformat.media.image.plan import CodesLayout, ImagePlan  # noqa: E402
 from mmformat.media.image.processed import (  # noqa: E402
     Encoding,
     FloatDtype,
@@ -19,14 +21,17 @@ from mmformat.media.image.qwen_vl import QwenVLImageProcessor  # noqa: E402
 from mmformat.media.image.tiles import TilesImageProcessor  # noqa: E402
 
 __all__ = [
+    "CodesLayout",
     "Encoding",
     "FixedSizeImageProcessor",
     "FloatDtype",
     "ImageLike",
+    "ImagePlan",
     "ImageProcessor",
     "LlavaImageProcessor",
     "LlavaNextImageProcessor",
     "Normalization",
+    "PixelProcessor",
     "ProcessedImage",
     "QwenVLImageProcessor",
     "TilesImageProcessor",

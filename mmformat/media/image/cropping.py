@@ -1,8 +1,6 @@
-"""Crop the bytes of an image to its center, with zeros where it is too small."""
+"""The bytes of an image, channel by channel, and those of its center."""
 
 from __future__ import annotations
-
-from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -10,25 +8,23 @@ from PIL import Image
 
 from mmformat.media.image.pixels import planes
 
-__all__ = ["center_crop", "channel_codes"]
+__all__ = ["center_crop", "write_channels"]
 
 
-def channel_codes(pixels: Image.Image) -> npt.NDArray[np.uint8]:
-    """Return the bytes of an image as an array (channels, height, width).
+def write_channels(pixels: Image.Image, out: npt.NDArray[np.uint8]) -> None:
+    """Write the bytes of an image into an array (channels, height, width).
 
     Notes
     -----
     **Copies**: each byte once, after Pillow's own copy of each channel.
     """
-    out = np.empty((len(pixels.getbands()), pixels.height, pixels.width), np.uint8)
     plane = planes(pixels)
     for channel in range(out.shape[0]):
         out[channel] = plane(channel)
-    return out
 
 
-def center_crop(pixels: Image.Image, height: int, width: int) -> npt.NDArray[np.uint8]:
-    """Return the center of an image as an array (channels, height, width).
+def center_crop(pixels: Image.Image, height: int, width: int) -> Image.Image:
+    """Return the center of an image.
 
     Parameters
     ----------
@@ -37,16 +33,8 @@ def center_crop(pixels: Image.Image, height: int, width: int) -> npt.NDArray[np.
 
     References
     ----------
-    transformers 5.23.0, ``image_transforms.center_crop``, of which an odd difference rounds one
-    way when cropping and the other way when padding.
+    transformers 5.23.0, ``image_transforms.center_crop``: an odd rest is one more line at the top
+    or left where zeros are added, one less where lines are cut off.
     """
     top, left = (pixels.height - height) // 2, (pixels.width - width) // 2
-    if top >= 0 and left >= 0:
-        return channel_codes(pixels.crop((left, top, left + width, top + height)))
-    full_height, full_width = max(height, pixels.height), max(width, pixels.width)
-    row = ceil((full_height - pixels.height) / 2)
-    column = ceil((full_width - pixels.width) / 2)
-    full = np.zeros((len(pixels.getbands()), full_height, full_width), np.uint8)
-    full[:, row : row + pixels.height, column : column + pixels.width] = channel_codes(pixels)
-    top, left = top + row, left + column
-    return np.ascontiguousarray(full[:, max(0, top) : top + height, max(0, left) : left + width])
+    return pixels.crop((left, top, left + width, top + height))

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from mmformat.errors import MaterializeError
-from mmformat.media.image.cropping import center_crop, channel_codes
+from mmformat.media.image.cropping import center_crop, write_channels
 from mmformat.media.image.normalization import Normalization
-from mmformat.media.image.pixels import to_rgb
-from mmformat.media.image.processed import Encoding, FloatDtype, ImageLike, ProcessedImage
-from mmformat.media.image.resizing import output_size, resize
+from mmformat.media.image.pixel_processor import PixelProcessor
+from mmformat.media.image.plan import CodesLayout
+from mmformat.media.image.resizing import check_size, output_size, resize
 from mmformat.media.image.settings import (
     CLIP_MEAN,
     CLIP_STD,
@@ -28,8 +28,8 @@ __all__ = ["FixedSizeImageProcessor"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FixedSizeImageProcessor:
-    """Make an image of one size, as CLIP and SigLIP want it.
+class FixedSizeImageProcessor(PixelProcessor):
+    """Make an image of one size, as CLIP and SigLIP want it: ``pixel_values`` (1, 3, h, w).
 
     Parameters
     ----------
@@ -81,9 +81,7 @@ repeat=1, ratio=3.92)
         return cls(
             size=size if settings.flag("do_resize", True) else None,
             crop_size=_height_width(crop) if settings.flag("do_center_crop", True) else None,
-            normalization=settings.normalization(mean=CLIP_MEAN, std=CLIP_STD),
-            resample=settings.resample(Image.Resampling.BICUBIC),
-            do_convert_rgb=settings.flag("do_convert_rgb", True),
+            **settings.pixels(mean=CLIP_MEAN, std=CLIP_STD),
         )
 
     @classmethod
@@ -103,13 +101,33 @@ repeat=1, ratio=3.92)
         return cls(
             size=size if settings.flag("do_resize", True) else None,
             crop_size=crop,
-            normalization=settings.normalization(mean=STANDARD_MEAN, std=STANDARD_STD),
-            resample=settings.resample(Image.Resampling.BICUBIC),
-            do_convert_rgb=settings.flag("do_convert_rgb", True),
+            **settings.pixels(mean=STANDARD_MEAN, std=STANDARD_STD),
         )
 
-    def codes(self, pixels: Image.Image) -> npt.NDArray[np.uint8]:
-        """Return the bytes of an image in RGB, resized and cropped, (channels, height, width).
+    def extent(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that an image of this size comes out with.
+
+        Raises
+        ------
+        MaterializeError
+            When it cannot be resized.
+        """
+        if self.size is not None:
+            of = height, width
+            height, width = output_size(height, width, size=self.size)
+            check_size(height, width, of=of)
+        return self.crop_size or (height, width)
+
+    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
+        """Return (1, channels, height, width)."""
+        return CodesLayout(codes=(1, channels, *self.extent(height, width)), axis=1)
+
+    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+        """Write the one image."""
+        self.write_one(pixels, codes[0])
+
+    def write_one(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+        """Resize and crop an image into codes (channels, height, width).
 
         Raises
         ------
@@ -120,23 +138,8 @@ repeat=1, ratio=3.92)
             height, width = output_size(pixels.height, pixels.width, size=self.size)
             pixels = resize(pixels, height, width, resample=self.resample)
         if self.crop_size is not None:
-            return center_crop(pixels, *self.crop_size)
-        return channel_codes(pixels)
-
-    def __call__(
-        self, image: ImageLike, *, encoding: Encoding | None = None, dtype: FloatDtype | None = None
-    ) -> ProcessedImage:
-        """Return ``pixel_values`` (1, channels, height, width).
-
-        Raises
-        ------
-        MaterializeError
-            When the image cannot be read or resized.
-        """
-        codes = self.codes(to_rgb(image, convert=self.do_convert_rgb))[None]
-        return ProcessedImage(
-            self.normalization.feature(codes, axis=1, encoding=encoding, dtype=dtype)
-        )
+            pixels = center_crop(pixels, *self.crop_size)
+        write_channels(pixels, codes)
 
 
 def _height_width(size: Mapping[str, int]) -> tuple[int, int]:

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mmformat.errors import MaterializeError
 from mmformat.media.image.fixed_size import FixedSizeImageProcessor
-from mmformat.media.image.pixels import to_rgb
-from mmformat.media.image.processed import Encoding, FloatDtype, ImageLike, ProcessedImage
+from mmformat.media.image.normalization import Normalization
+from mmformat.media.image.pixel_processor import PixelProcessor
+from mmformat.media.image.plan import CodesLayout
 from mmformat.media.image.resizing import MAX_RESIZED_PIXELS
 from mmformat.media.image.settings import CLIP_MEAN, Settings
 
@@ -19,8 +22,8 @@ __all__ = ["LlavaImageProcessor"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlavaImageProcessor:
-    """Make an image of one size, as LLaVA 1.5 wants it.
+class LlavaImageProcessor(PixelProcessor):
+    """Make an image of one size, as LLaVA 1.5 wants it: ``pixel_values`` (1, 3, height, width).
 
     Parameters
     ----------
@@ -35,7 +38,6 @@ class LlavaImageProcessor:
 
     Examples
     --------
-    >>> import numpy as np
     >>> processor = LlavaImageProcessor(background=(122, 116, 104))
     >>> processor(np.zeros((300, 400, 3), np.uint8)).feature.shape
     (1, 3, 224, 224)
@@ -62,26 +64,27 @@ class LlavaImageProcessor:
             background = (int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255))
         return cls(fixed=FixedSizeImageProcessor.clip(values), background=background)
 
-    def __call__(
-        self,
-        image: ImageLike,
-        *,
-        encoding: Encoding | None = None,
-        dtype: FloatDtype | None = None,
-    ) -> ProcessedImage:
-        """Return ``pixel_values`` (1, channels, height, width).
+    @property
+    def normalization(self) -> Normalization:
+        """From bytes to floats."""
+        return self.fixed.normalization
 
-        Raises
-        ------
-        MaterializeError
-            When the image cannot be read, padded or resized.
-        """
-        pixels = to_rgb(image, convert=self.fixed.do_convert_rgb)
+    @property
+    def do_convert_rgb(self) -> bool:
+        """Whether every mode is brought to RGB first."""
+        return self.fixed.do_convert_rgb
+
+    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
+        """Return (1, channels, height, width)."""
+        if self.background is not None:
+            height = width = max(height, width)
+        return self.fixed.layout(height, width, channels=channels)
+
+    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+        """Write the one image, padded to a square first."""
         if self.background is not None:
             pixels = _pad_to_square(pixels, self.background)
-        codes = self.fixed.codes(pixels)[None]
-        feature = self.fixed.normalization.feature(codes, axis=1, encoding=encoding, dtype=dtype)
-        return ProcessedImage(feature)
+        self.fixed.write(pixels, codes)
 
 
 def _pad_to_square(pixels: Image.Image, color: tuple[int, int, int]) -> Image.Image:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mmformat.errors import MaterializeError
 from mmformat.media.image.fixed_size import FixedSizeImageProcessor
-from mmformat.media.image.pixels import to_rgb
-from mmformat.media.image.processed import Encoding, FloatDtype, ImageLike, ProcessedImage
+from mmformat.media.image.normalization import Normalization
+from mmformat.media.image.pixel_processor import PixelProcessor
+from mmformat.media.image.plan import CodesLayout
 from mmformat.media.image.resizing import resize
 from mmformat.media.image.settings import Settings
 
@@ -23,8 +25,11 @@ PINPOINTS: Final = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlavaNextImageProcessor:
+class LlavaNextImageProcessor(PixelProcessor):
     """Cut an image of any resolution into tiles, as LLaVA-NeXT wants it.
+
+    ``pixel_values`` are (1, tiles, channels, height, width), the thumbnail first, and
+    ``image_sizes`` int64 (1, 2).
 
     Parameters
     ----------
@@ -78,52 +83,58 @@ class LlavaNextImageProcessor:
             tile_size=crop.get("height") or thumbnail[0],
         )
 
-    def __call__(
-        self,
-        image: ImageLike,
-        *,
-        encoding: Encoding | None = None,
-        dtype: FloatDtype | None = None,
-    ) -> ProcessedImage:
-        """Return ``pixel_values`` (1, tiles, channels, height, width) and ``image_sizes`` (1, 2).
+    @property
+    def normalization(self) -> Normalization:
+        """From bytes to floats."""
+        return self.fixed.normalization
 
-        Raises
-        ------
-        MaterializeError
-            When the image cannot be read or resized.
-        """
-        pixels = to_rgb(image, convert=self.fixed.do_convert_rgb)
-        height, width = pixels.height, pixels.width
-        tiles = [resize(pixels, *self.thumbnail_size, resample=self.fixed.resample)]
-        tiles += self._tiles(pixels)
-        codes = [self.fixed.codes(tile) for tile in tiles]
-        if len({each.shape for each in codes}) != 1:
+    @property
+    def do_convert_rgb(self) -> bool:
+        """Whether every mode is brought to RGB first."""
+        return self.fixed.do_convert_rgb
+
+    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
+        """Return (1, tiles, channels, height, width) and ``image_sizes`` (1, 2)."""
+        to_height, to_width = best_resolution(height, width, self.pinpoints)
+        sizes = [self.thumbnail_size]
+        for left, top, right, bottom in self._boxes(to_height, to_width):
+            sizes.append((bottom - top, right - left))
+        extents = {self.fixed.extent(*size) for size in sizes}
+        if len(extents) != 1:
             raise MaterializeError(
                 "expected tiles of one size, got several",
                 path="$.image_grid_pinpoints",
                 hint=f"each resolution must be a multiple of {self.tile_size}",
             )
-        feature = self.fixed.normalization.feature(
-            np.stack(codes)[None], axis=2, encoding=encoding, dtype=dtype
+        return CodesLayout(
+            codes=(1, len(sizes), channels, *extents.pop()),
+            axis=2,
+            model_specific_data={"image_sizes": np.array([[height, width]], dtype=np.int64)},
         )
-        sizes = np.array([[height, width]], dtype=np.int64)
-        return ProcessedImage(feature, {"image_sizes": sizes})
 
-    def _tiles(self, pixels: Image.Image) -> list[Image.Image]:
+    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+        """Write the thumbnail and the tiles."""
+        resample = self.fixed.resample
+        thumbnail = resize(pixels, *self.thumbnail_size, resample=resample)
+        self.fixed.write_one(thumbnail, codes[0, 0])
         to_height, to_width = best_resolution(pixels.height, pixels.width, self.pinpoints)
         across, down = to_width / pixels.width, to_height / pixels.height
         if across < down:
             width, height = to_width, min(math.ceil(pixels.height * across), to_height)
         else:
             width, height = min(math.ceil(pixels.width * down), to_width), to_height
-        resized = resize(pixels, height, width, resample=self.fixed.resample)
+        resized = resize(pixels, height, width, resample=resample)
         canvas = Image.new(resized.mode, (to_width, to_height))
         canvas.paste(resized, ((to_width - width) // 2, (to_height - height) // 2))
+        for number, box in enumerate(self._boxes(to_height, to_width), 1):
+            self.fixed.write_one(canvas.crop(box), codes[0, number])
+
+    def _boxes(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
         edge = self.tile_size
         return [
-            canvas.crop((left, top, min(left + edge, to_width), min(top + edge, to_height)))
-            for top in range(0, to_height, edge)
-            for left in range(0, to_width, edge)
+            (left, top, min(left + edge, width), min(top + edge, height))
+            for top in range(0, height, edge)
+            for left in range(0, width, edge)
         ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from mmformat.errors import MaterializeError
 from mmformat.media.image.processed import Encoding, FloatDtype
-from mmformat.model import DictionaryTensor, TensorValue
+from mmformat.model import DictionaryTensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import torch
 
 __all__ = ["Normalization"]
 
@@ -65,7 +67,16 @@ class Normalization:
                 f"expected both a mean and a std, got {self.mean} and {self.std}",
                 path="$.image_mean",
             )
-        self._choice(None, None)
+        if self.encoding not in ("dictionary", "plain"):
+            raise MaterializeError(
+                f"expected an encoding of 'dictionary' or 'plain', got {self.encoding!r}",
+                path="$.encoding",
+            )
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise MaterializeError(
+                f"expected a dtype of float32, bfloat16 or float16, got {self.dtype!r}",
+                path="$.dtype",
+            )
 
     @property
     def is_identity(self) -> bool:
@@ -92,65 +103,31 @@ class Normalization:
                 table = (table - mean) / std
         return table
 
-    def feature(
-        self,
-        codes: npt.NDArray[np.uint8],
-        *,
-        axis: int,
-        encoding: Encoding | None = None,
-        dtype: FloatDtype | None = None,
-        repeat_axis: int = 0,
-        repeat: int = 1,
-        shape: tuple[int, ...] | None = None,
-        always_float: bool = False,
-    ) -> TensorValue:
-        """Return the pixels as a dictionary tensor or as plain floats.
-
-        Parameters
-        ----------
-        codes : uint8 array
-            The pixels, with their channels on ``axis``.
-        encoding : {"dictionary", "plain"}, optional
-            What to return.
-        dtype : {"float32", "bfloat16", "float16"}, optional
-            The element type; the float32 table is rounded to it, to nearest, ties to even.
-        always_float : bool, default False
-            Turn bytes into floats even where there is nothing to rescale or normalize; otherwise
-            they stay uint8, as transformers leaves them.
+    def choose(self, encoding: Encoding | None, dtype: FloatDtype | None) -> Normalization:
+        """Return this normalization with what a call asks to come out.
 
         Raises
         ------
         MaterializeError
             For another encoding or dtype.
-
-        Notes
-        -----
-        **Copies**: none for ``"dictionary"``; for ``"plain"`` every element is written once.
         """
-        encoding, dtype = self._choice(encoding, dtype)
-        if self.is_identity and not always_float:
-            return codes
-        table: npt.NDArray[np.float32] = self.table(codes.shape[axis])
-        tensor = DictionaryTensor(
-            codes, table, axis=axis, repeat_axis=repeat_axis, repeat=repeat, shape=shape
-        )
-        tensor = tensor if dtype == "float32" else tensor.to(dtype)
-        return tensor if encoding == "dictionary" else tensor.expand()
+        if encoding is None and dtype is None:
+            return self
+        return replace(self, encoding=encoding or self.encoding, dtype=dtype or self.dtype)
 
-    def _choice(
-        self, encoding: Encoding | None, dtype: FloatDtype | None
-    ) -> tuple[Encoding, FloatDtype]:
-        encoding, dtype = encoding or self.encoding, dtype or self.dtype
-        if encoding not in ("dictionary", "plain"):
-            raise MaterializeError(
-                f"expected an encoding of 'dictionary' or 'plain', got {encoding!r}",
-                path="$.encoding",
-            )
-        if dtype not in ("float32", "bfloat16", "float16"):
-            raise MaterializeError(
-                f"expected a dtype of float32, bfloat16 or float16, got {dtype!r}", path="$.dtype"
-            )
-        return encoding, dtype
+    def typed_table(self, channels: int) -> npt.NDArray[Any] | torch.Tensor:
+        """Return the table in :attr:`dtype`, rounded to nearest, ties to even.
+
+        Raises
+        ------
+        MaterializeError
+            As :meth:`table`.
+        """
+        table = self.table(channels)
+        if self.dtype == "float32":
+            return table
+        codes = np.empty((channels, 0), np.uint8)
+        return DictionaryTensor(codes, table).to(self.dtype).table
 
 
 def _column(value: tuple[float, ...] | float, channels: int, path: str) -> npt.NDArray[np.float32]:

@@ -12,20 +12,23 @@ from PIL import Image
 
 from mmformat.errors import MaterializeError
 from mmformat.media.image.normalization import Normalization
-from mmformat.media.image.pixels import planes, to_rgb
-from mmformat.media.image.processed import Encoding, FloatDtype, ImageLike, ProcessedImage
-from mmformat.media.image.resizing import resize, smart_resize
+from mmformat.media.image.pixel_processor import PixelProcessor
+from mmformat.media.image.pixels import planes
+from mmformat.media.image.plan import CodesLayout
+from mmformat.media.image.resizing import check_size, resize, smart_resize
 from mmformat.media.image.settings import CLIP_MEAN, CLIP_STD, Settings
 
-__all__ = ["QwenVLImageProcessor", "patch_codes"]
+__all__ = ["QwenVLImageProcessor", "write_patches"]
 
 STRIP: Final = 98_304
 """Pixels cut at once: on 4K, whole planes take twice the time (46 ms against 22)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QwenVLImageProcessor:
+class QwenVLImageProcessor(PixelProcessor):
     """Cut an image into the patches of Qwen2-VL, Qwen2.5-VL and Qwen3-VL.
+
+    ``pixel_values`` are (patches, values), and ``image_grid_thw`` int64 (1, 3).
 
     Parameters
     ----------
@@ -89,78 +92,76 @@ class QwenVLImageProcessor:
             patch_size=settings.integer("patch_size", 14),
             temporal_patch_size=settings.integer("temporal_patch_size", 2),
             merge_size=settings.integer("merge_size", 2),
-            normalization=settings.normalization(mean=CLIP_MEAN, std=CLIP_STD),
-            resample=settings.resample(Image.Resampling.BICUBIC),
             do_resize=settings.flag("do_resize", True),
-            do_convert_rgb=settings.flag("do_convert_rgb", True),
+            **settings.pixels(mean=CLIP_MEAN, std=CLIP_STD),
         )
 
-    def __call__(
-        self, image: ImageLike, *, encoding: Encoding | None = None, dtype: FloatDtype | None = None
-    ) -> ProcessedImage:
-        """Return ``pixel_values`` (patches, values) and ``image_grid_thw`` int64 (1, 3).
-
-        Raises
-        ------
-        MaterializeError
-            When the image cannot be read or has an aspect ratio over 200.
-        """
-        pixels = to_rgb(image, convert=self.do_convert_rgb)
+    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
+        """Return (patches, channels, patch_size, patch_size) and ``image_grid_thw`` (1, 3)."""
+        factor = self.patch_size * self.merge_size
         if self.do_resize:
-            height, width = smart_resize(
-                pixels.height,
-                pixels.width,
-                factor=self.patch_size * self.merge_size,
-                min_pixels=self.min_pixels,
-                max_pixels=self.max_pixels,
+            of = height, width
+            height, width = self._resized(height, width)
+            check_size(height, width, of=of)
+        elif height % factor or width % factor:
+            raise MaterializeError(
+                f"expected edges that are multiples of {factor}, got {height} x {width}",
+                path="$.do_resize",
             )
-            pixels = resize(pixels, height, width, resample=self.resample)
-        codes = patch_codes(pixels, patch_size=self.patch_size, merge_size=self.merge_size)
-        count, channels = codes.shape[:2]
-        feature = self.normalization.feature(
-            codes,
+        rows, columns = height // self.patch_size, width // self.patch_size
+        values = channels * self.temporal_patch_size * self.patch_size**2
+        return CodesLayout(
+            codes=(rows * columns, channels, self.patch_size, self.patch_size),
             axis=1,
-            encoding=encoding,
-            dtype=dtype,
-            always_float=True,
             repeat_axis=2,
             repeat=self.temporal_patch_size,
-            shape=(count, channels * self.temporal_patch_size * self.patch_size**2),
+            shape=(rows * columns, values),
+            always_float=True,
+            model_specific_data={"image_grid_thw": np.array([[1, rows, columns]], dtype=np.int64)},
         )
-        grid = [1, pixels.height // self.patch_size, pixels.width // self.patch_size]
-        return ProcessedImage(feature, {"image_grid_thw": np.array([grid], dtype=np.int64)})
+
+    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+        """Resize, and write each patch behind the other."""
+        if self.do_resize:
+            height, width = self._resized(pixels.height, pixels.width)
+            pixels = resize(pixels, height, width, resample=self.resample)
+        write_patches(pixels, codes, merge_size=self.merge_size)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        return smart_resize(
+            height,
+            width,
+            factor=self.patch_size * self.merge_size,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+        )
 
 
-def patch_codes(pixels: Image.Image, *, patch_size: int, merge_size: int) -> npt.NDArray[np.uint8]:
-    """Return the bytes of an image as patches (patches, channels, patch_size, patch_size).
+def write_patches(pixels: Image.Image, codes: npt.NDArray[np.uint8], *, merge_size: int) -> None:
+    """Write the bytes of an image as patches (patches, channels, patch_size, patch_size).
 
     Parameters
     ----------
     pixels : PIL.Image.Image
         Height and width are multiples of ``patch_size * merge_size``.
-
-    Raises
-    ------
-    MaterializeError
-        When they are not.
+    codes : uint8 array
+        C-contiguous.
+    merge_size : int
+        Patches that lie behind each other are a square of this edge.
 
     Notes
     -----
     **Copies**: each byte once into its patch, after Pillow's own copies of a strip and of each of
     its channels, which stay in a core's cache.
     """
-    factor = patch_size * merge_size
+    channels, patch_size = codes.shape[1:3]
     height, width = pixels.height, pixels.width
-    if height % factor or width % factor:
-        raise MaterializeError(
-            f"expected edges that are multiples of {factor}, got {height} x {width}",
-            path="$.do_resize",
-        )
-    channels = len(pixels.getbands())
+    factor = patch_size * merge_size
     rows, columns = height // factor, width // factor
     # One void element is one line of a patch, so that numpy moves whole lines instead of bytes.
     line = np.dtype((np.void, patch_size))
-    out = np.empty((rows, columns, merge_size, merge_size, channels, patch_size), line)
+    out = codes.view(line)
+    out = out.reshape(rows, columns, merge_size, merge_size, channels, patch_size)
     step = max(1, STRIP // (width * factor))
     for start in range(0, rows, step):
         stop = min(start + step, rows)
@@ -169,5 +170,3 @@ def patch_codes(pixels: Image.Image, *, patch_size: int, merge_size: int) -> npt
             lines = plane(channel).view(line)
             cells = lines.reshape(stop - start, merge_size, patch_size, columns, merge_size)
             out[start:stop, :, :, :, channel] = cells.transpose(0, 3, 1, 4, 2)
-    count = rows * columns * merge_size * merge_size
-    return out.view(np.uint8).reshape(count, channels, patch_size, patch_size)

@@ -10,7 +10,14 @@ from PIL import Image
 
 from mmformat.errors import MaterializeError
 
-__all__ = ["MAX_RESIZED_PIXELS", "output_size", "resize", "size_mapping", "smart_resize"]
+__all__ = [
+    "MAX_RESIZED_PIXELS",
+    "check_size",
+    "output_size",
+    "resize",
+    "size_mapping",
+    "smart_resize",
+]
 
 MAX_RESIZED_PIXELS: Final = 2**27
 """More pixels than any processor needs (Pillow holds 4 bytes each); a thin image could ask more."""
@@ -26,18 +33,34 @@ def resize(image: Image.Image, height: int, width: int, *, resample: int) -> Ima
     MaterializeError
         When the size is empty or passes ``MAX_RESIZED_PIXELS``.
     """
-    if height < 1 or width < 1 or height * width > MAX_RESIZED_PIXELS:
-        raise MaterializeError(
-            f"expected to resize to at most {MAX_RESIZED_PIXELS:,} pixels, got {height} x {width}",
-            path="$.size",
-            hint=f"the image is {image.height} x {image.width}",
-        )
+    check_size(height, width, of=(image.height, image.width))
     if image.size == (width, height):
         return image  # Pillow would copy it
     try:
         return image.resize((width, height), resample=Image.Resampling(resample))
     except (OSError, ValueError, SyntaxError, MemoryError) as error:
         raise MaterializeError(f"expected an image that can be resized, got: {error}") from error
+
+
+def check_size(height: int, width: int, *, of: tuple[int, int]) -> None:
+    """Raise unless an image can be resized to this.
+
+    Parameters
+    ----------
+    of : (int, int)
+        Height and width of the image.
+
+    Raises
+    ------
+    MaterializeError
+        When the size is empty or passes ``MAX_RESIZED_PIXELS``.
+    """
+    if height < 1 or width < 1 or height * width > MAX_RESIZED_PIXELS:
+        raise MaterializeError(
+            f"expected to resize to at most {MAX_RESIZED_PIXELS:,} pixels, got {height} x {width}",
+            path="$.size",
+            hint=f"the image is {of[0]} x {of[1]}",
+        )
 
 
 def size_mapping(value: Any, *, default_to_square: bool = True, path: str) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from PIL import Image
 
@@ -29,6 +29,14 @@ STANDARD_STD: Final = (0.5, 0.5, 0.5)
 ENCODING_KEY: Final = "mmformat.encoding"
 DTYPE_KEY: Final = "mmformat.dtype"
 """Names that no configuration of transformers has, for what the caller wants to come out."""
+
+
+class PixelSettings(TypedDict):
+    """Hold what every image processor is configured with."""
+
+    normalization: Normalization
+    resample: int
+    do_convert_rgb: bool
 
 
 class Settings:
@@ -98,17 +106,13 @@ class Settings:
             square = self.flag("default_to_square", default_to_square)
         return size_mapping(value, default_to_square=square, path=f"$.{name}")
 
-    def resample(self, default: int) -> int:
-        """Return Pillow's number of a resampling filter."""
-        value = self._values.get("resample")
-        if value is None:
-            return int(default)
-        try:
-            return int(Image.Resampling(value))
-        except ValueError as error:
-            raise MaterializeError(
-                f"expected a resampling filter of Pillow, got {value!r}", path="$.resample"
-            ) from error
+    def pixels(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelSettings:
+        """Return what every image processor is configured with."""
+        return PixelSettings(
+            normalization=self.normalization(mean=mean, std=std),
+            resample=self.resample(Image.Resampling.BICUBIC),
+            do_convert_rgb=self.flag("do_convert_rgb", True),
+        )
 
     def normalization(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalization:
         """Return the way from bytes to floats."""
@@ -125,6 +129,18 @@ class Settings:
             encoding=self._values.get(ENCODING_KEY, "dictionary"),
             dtype=self._values.get(DTYPE_KEY, "float32"),
         )
+
+    def resample(self, default: int) -> int:
+        """Return Pillow's number of a resampling filter."""
+        value = self._values.get("resample")
+        if value is None:
+            return int(default)
+        try:
+            return int(Image.Resampling(value))
+        except ValueError as error:
+            raise MaterializeError(
+                f"expected a resampling filter of Pillow, got {value!r}", path="$.resample"
+            ) from error
 
     def numbers(self, name: str, default: tuple[float, ...]) -> tuple[float, ...] | float:
         """Return a number, or a tuple of them."""

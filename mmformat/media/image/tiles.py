@@ -8,22 +8,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from mmformat.errors import MaterializeError
-from mmformat.media.image.cropping import channel_codes
+from mmformat.media.image.cropping import write_channels
 from mmformat.media.image.normalization import Normalization
-from mmformat.media.image.pixels import to_rgb
-from mmformat.media.image.processed import Encoding, FloatDtype, ImageLike, ProcessedImage
-from mmformat.media.image.resizing import output_size, resize
+from mmformat.media.image.pixel_processor import PixelProcessor
+from mmformat.media.image.plan import CodesLayout
+from mmformat.media.image.resizing import check_size, output_size, resize
 from mmformat.media.image.settings import CLIP_MEAN, CLIP_STD, Settings
 
 __all__ = ["TilesImageProcessor", "tile_grid"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TilesImageProcessor:
+class TilesImageProcessor(PixelProcessor):
     """Cut an image into tiles of one size, as InternVL and GOT-OCR 2 want it.
+
+    ``pixel_values`` are (tiles, channels, height, width), and ``num_patches`` int64 (1,).
 
     Parameters
     ----------
@@ -78,59 +81,62 @@ class TilesImageProcessor:
             crop_to_patches=settings.flag("crop_to_patches", False),
             min_patches=settings.integer("min_patches", 1),
             max_patches=settings.integer("max_patches", 12),
-            normalization=settings.normalization(mean=CLIP_MEAN, std=CLIP_STD),
-            resample=settings.resample(Image.Resampling.BICUBIC),
             do_resize=settings.flag("do_resize", True),
-            do_convert_rgb=settings.flag("do_convert_rgb", True),
+            **settings.pixels(mean=CLIP_MEAN, std=CLIP_STD),
         )
 
-    def __call__(
-        self,
-        image: ImageLike,
-        *,
-        encoding: Encoding | None = None,
-        dtype: FloatDtype | None = None,
-    ) -> ProcessedImage:
-        """Return ``pixel_values`` (tiles, channels, height, width) and ``num_patches`` (1,).
-
-        Raises
-        ------
-        MaterializeError
-            When the image cannot be read or resized.
-        """
-        pixels = to_rgb(image, convert=self.do_convert_rgb)
-        if self.crop_to_patches and self.max_patches > 1:
-            tiles = self._tiles(pixels)
+    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
+        """Return (tiles, channels, height, width) and ``num_patches`` (1,)."""
+        count = 1
+        if self._cuts:
+            columns, rows = self._grid(height, width)
+            count = columns * rows + (columns * rows > 1)  # the thumbnail
+            tile = self._tile_size()
+            check_size(tile[0] * rows, tile[1] * columns, of=(height, width))
+            height, width = tile
         elif self.do_resize:
-            height, width = output_size(pixels.height, pixels.width, size=self.size)
-            tiles = [resize(pixels, height, width, resample=self.resample)]
-        else:
-            tiles = [pixels]
-        codes = np.stack([channel_codes(tile) for tile in tiles])
-        return ProcessedImage(
-            self.normalization.feature(codes, axis=1, encoding=encoding, dtype=dtype),
-            {"num_patches": np.array([len(tiles)], dtype=np.int64)},
+            of = height, width
+            height, width = output_size(height, width, size=self.size)
+            check_size(height, width, of=of)
+        return CodesLayout(
+            codes=(count, channels, height, width),
+            axis=1,
+            model_specific_data={"num_patches": np.array([count], dtype=np.int64)},
         )
 
-    def _tiles(self, pixels: Image.Image) -> list[Image.Image]:
+    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+        """Write the tiles row by row, and the thumbnail last."""
+        height, width = codes.shape[2:]
+        if not self._cuts:
+            if self.do_resize:
+                pixels = resize(pixels, height, width, resample=self.resample)
+            write_channels(pixels, codes[0])
+            return
+        columns, rows = self._grid(pixels.height, pixels.width)
+        whole = resize(pixels, height * rows, width * columns, resample=self.resample)
+        for number in range(rows * columns):
+            top, left = number // columns * height, number % columns * width
+            write_channels(whole.crop((left, top, left + width, top + height)), codes[number])
+        if rows * columns > 1:
+            thumbnail = resize(pixels, height, width, resample=self.resample)
+            write_channels(thumbnail, codes[rows * columns])
+
+    @property
+    def _cuts(self) -> bool:
+        return self.crop_to_patches and self.max_patches > 1
+
+    def _tile_size(self) -> tuple[int, int]:
         if "height" not in self.size or "width" not in self.size:
             raise MaterializeError(f"expected height and width, got {self.size}", path="$.size")
-        height, width = self.size["height"], self.size["width"]
-        columns, rows = tile_grid(
-            (pixels.height, pixels.width),
+        return self.size["height"], self.size["width"]
+
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
+        return tile_grid(
             (height, width),
+            self._tile_size(),
             min_patches=self.min_patches,
             max_patches=self.max_patches,
         )
-        whole = resize(pixels, height * rows, width * columns, resample=self.resample)
-        tiles = [
-            whole.crop((left, top, left + width, top + height))
-            for top in range(0, height * rows, height)
-            for left in range(0, width * columns, width)
-        ]
-        if len(tiles) > 1:
-            tiles.append(resize(pixels, height, width, resample=self.resample))
-        return tiles
 
 
 def tile_grid(

@@ -13,6 +13,7 @@ from PIL import Image
 from mmformat._extras import require
 from mmformat.errors import MaterializeError
 from mmformat.media.image import Encoding, FloatDtype, Normalization, ProcessedImage
+from mmformat.media.image.plan import CodesLayout, ImagePlan
 from mmformat.media.image.resizing import smart_resize
 from mmformat.media.image.settings import CLIP_MEAN, CLIP_STD, Settings
 from mmformat.media.video.clip import Video
@@ -206,22 +207,20 @@ class QwenVLVideoProcessor:
         )
         codes = self._codes(video, indices, height=height, width=width, resize=resize)
         steps, count, channels = codes.shape[:3]
-        feature = self.normalization.feature(
-            codes.reshape(steps * count, *codes.shape[2:]),
-            axis=1,
+        flat = codes.reshape(steps * count, *codes.shape[2:])
+        shape = (steps * count, channels * self.temporal_patch_size * self.patch_size**2)
+        plan = ImagePlan.of(
+            CodesLayout(codes=flat.shape, axis=1, shape=shape),
+            self.normalization,
             encoding=encoding,
             dtype=dtype,
-            shape=(
-                steps * count,
-                channels * self.temporal_patch_size * self.patch_size**2,
-            ),
         )
         grid = [steps, height // self.patch_size, width // self.patch_size]
         data: dict[str, Any] = {"video_grid_thw": np.array([grid], dtype=np.int64)}
         if video.fps:
             sampled_fps = len(indices) / video.frame_count * video.fps
             data["second_per_grid_ts"] = np.array([self.temporal_patch_size / sampled_fps])
-        return ProcessedImage(feature, data)
+        return ProcessedImage(plan.finish(flat), data)
 
     def _indices_of(self, video: Video) -> npt.NDArray[np.int64]:
         return sample_frames(

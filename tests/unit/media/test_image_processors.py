@@ -330,7 +330,7 @@ def test_sizes_by_hand() -> None:
 
 def test_a_crop_larger_than_the_image_is_zeros_around_it() -> None:
     image = Image.new("L", (3, 2), 9)
-    cropped = center_crop(image, 4, 6)
+    cropped = np.asarray(center_crop(image, 4, 6))[None]
     assert cropped.shape == (1, 4, 6)
     assert cropped.sum() == 9 * 6
     assert cropped[0, 1:3, 2:5].tolist() == [[9, 9, 9], [9, 9, 9]]

@@ -1,0 +1,185 @@
+"""Know what a request's images will become, and process each into memory of the caller's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Final, Self
+
+import numpy as np
+
+from mmformat.media.fetch import Fetcher
+from mmformat.media.load import OpenedImage, open_image
+from mmformat.media.materialize import Wrapped, draft_of, is_done, load_values, named
+from mmformat.media.outcome import Draft, Outcome
+from mmformat.model.item import MultimodalDataItem, MultimodalInputs
+from mmformat.model.modality import Modality
+from mmformat.model.source import Source
+from mmformat.model.tensors import TensorSpec
+
+__all__ = ["PlannedInputs", "plan_inputs"]
+
+_IMAGES: Final = (Modality.IMAGE, Modality.MULTI_IMAGES)
+
+_NAMES: Final[dict[str, Any]] = {"identity": "0" * 64, "hash": 2**64 - 1, "pad_value": 2**62}
+"""The longest that materialization gives; they stand for what is not known before the pixels."""
+
+
+@dataclass(slots=True, kw_only=True)
+class PlannedImage(Outcome):
+    """An image whose header was read; its feature looks at memory that is still to be written."""
+
+    opened: OpenedImage
+    processor: Any
+    plan: Any
+    path: str
+    out: Any = None
+
+    def place(self, out: Any) -> None:
+        """Say where the pixels go."""
+        self.out = out
+        self.feature = self.plan.feature(out)
+
+    def write(self) -> None:
+        """Decode the image, process it into its place, and let the pixels go."""
+        with Wrapped(self.path):
+            self.processor(self.opened.load(), out=self.out)
+            self.opened.close()
+        if isinstance(self.out, np.ndarray):
+            self.out.flags.writeable = False  # it may be other processes' by now
+
+
+class PlannedInputs:
+    """Hold a request of which the images wait for a place to be processed into.
+
+    Made by :func:`plan_inputs`; a context manager that closes the images' files.
+    """
+
+    def __init__(self, request_data: dict[str, Any]) -> None:
+        self.images: list[PlannedImage] = []
+        self._items: list[MultimodalDataItem | Draft] = []
+        self._request_data = request_data
+
+    def around(self, make: Callable[[TensorSpec, Any], Any]) -> MultimodalInputs:
+        """Return the inputs over tensors that are still to be written.
+
+        Parameters
+        ----------
+        make : callable
+            ``make(spec, library)`` returns the tensor that an image will be written to. What is
+            made last counts.
+
+        Returns
+        -------
+        MultimodalInputs
+            Not frozen, and as long when encoded as what :meth:`write` returns, or longer.
+        """
+        for image in self.images:
+            image.place(make(image.plan.spec, image.plan.library))
+        items = []
+        for each in self._items:
+            made = each.made() if isinstance(each, Draft) else each
+            missing = {name: value for name, value in _NAMES.items() if getattr(made, name) is None}
+            items.append(replace(made, **missing) if missing else made)
+        return MultimodalInputs(items=items, request_data=self._request_data)
+
+    def write(self) -> MultimodalInputs:
+        """Process every image into its place, and return the inputs as `materialize` would.
+
+        Raises
+        ------
+        LimitError, MaterializeError
+            As :func:`mmformat.materialize`.
+        """
+        for image in self.images:
+            image.write()
+        items = [
+            named(each.made(), path=f"$.items[{index}]") if isinstance(each, Draft) else each
+            for index, each in enumerate(self._items)
+        ]
+        return MultimodalInputs(items=items, request_data=self._request_data)
+
+    def close(self) -> None:
+        """Close the files of images that were not processed."""
+        for image in self.images:
+            image.opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def add(self, item: MultimodalDataItem, processor: Any, fetcher: Fetcher | None) -> None:
+        """Plan one more item, of which all but its images is materialized here."""
+        path = f"$.items[{len(self._items)}]"
+        if is_done(item):
+            self._items.append(item)
+            return
+
+        def plan(
+            source: Source, item: MultimodalDataItem, chosen: Any, where: str
+        ) -> Outcome | None:
+            plans = getattr(chosen, "plan", None)
+            if plans is None or item.modality not in _IMAGES or source.kind == "medium":
+                return None
+            with Wrapped(where):
+                opened = open_image(source, fetcher=fetcher, path=where)
+                try:
+                    made = plans(*opened.size, channels=opened.channels)
+                except BaseException:
+                    opened.close()
+                    raise
+            planned = PlannedImage(
+                feature=None,
+                model_specific_data=made.model_specific_data,
+                opened=opened,
+                processor=chosen,
+                plan=made,
+                path=where,
+            )
+            self.images.append(planned)
+            return planned
+
+        self._items.append(draft_of(item, processor, fetcher=fetcher, path=path, process=plan))
+
+
+def plan_inputs(
+    inputs: MultimodalInputs, processor: Any = None, *, fetcher: Fetcher | None = None
+) -> PlannedInputs:
+    """Read the headers of a request's images, and materialize all else.
+
+    Parameters
+    ----------
+    inputs, processor, fetcher
+        As for :func:`mmformat.materialize`. The images of processors that have a ``plan`` and take
+        ``out``, as this library's own do, are planned; any other medium is processed here.
+
+    Raises
+    ------
+    LimitError, MaterializeError, MissingExtraError
+        As :func:`mmformat.materialize`; no file is left open.
+
+    Examples
+    --------
+    >>> from mmformat.media.image import QwenVLImageProcessor
+    >>> item = MultimodalDataItem(modality="IMAGE", feature=Source(np.zeros((56, 84, 3), np.uint8)))
+    >>> with plan_inputs(MultimodalInputs(items=[item]), QwenVLImageProcessor()) as planned:
+    ...     inputs = planned.around(lambda spec, library: np.empty(spec.shape, spec.dtype))
+    ...     planned.write().items[0].feature.codes is inputs.items[0].feature.codes
+    True
+    """
+    planned = PlannedInputs(load_values(inputs.request_data, "$.request_data"))
+    try:
+        for item in inputs.items:
+            planned.add(item, processor, fetcher)
+    except BaseException:
+        planned.close()
+        raise
+    return planned
