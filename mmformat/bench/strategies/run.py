@@ -15,6 +15,7 @@ import psutil
 
 import mmformat as mm
 from mmformat.bench.crew import Crew
+from mmformat.bench.placement.one_device import device_facts
 from mmformat.bench.strategies.heartbeat import monitor
 from mmformat.bench.strategies.rank import Device, RankSettings, digest_of, run_rank
 from mmformat.bench.strategies.tokenizer import Answered, Tokenizer
@@ -119,6 +120,7 @@ def run_strategies(
             "feature_nbytes_of_the_first_request": feature_nbytes(materialized(traffic[0])),
         },
         "environment": environment(),
+        "devices": device_facts() if device == "cuda" else {},
         "cells": list(cells.values()),
     }
 

@@ -1,11 +1,11 @@
-"""The nine ways, and what was once estimated of four of them."""
+"""The ways, what was once estimated of three of them, and what ours has to show."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["ESTIMATES", "WAYS", "Estimate", "Way"]
+__all__ = ["ESTIMATES", "GOALS", "WAYS", "Estimate", "Goal", "Way"]
 
 Place = Literal["every rank", "rank 0", "tokenizer", "pool"]
 Carrier = Literal["pickle", "segment", "arena"]
@@ -136,3 +136,45 @@ ESTIMATES: Final[dict[str, Estimate]] = {
     ),
 }
 """By way; the analysis had no numbers for the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """Say how one way has to compare with another in one metric."""
+
+    ours: str
+    theirs: str
+    metric: str
+    title: str
+    ratio: float
+    at_least: bool
+
+    def holds(self, ours: float, theirs: float) -> bool:
+        """Say whether two medians meet it.
+
+        Examples
+        --------
+        >>> GOALS[0].holds(50, 10), GOALS[0].holds(49, 10)
+        (True, False)
+        """
+        return ours >= self.ratio * theirs if self.at_least else ours <= self.ratio * theirs
+
+
+GOALS: Final = tuple(
+    Goal(
+        ours=ours,
+        theirs=theirs,
+        metric=metric,
+        title=title,
+        ratio=ratio,
+        at_least=at_least,
+    )
+    for ours in ("mmformat", "mmformat-dictionary")
+    for theirs, metric, title, ratio, at_least in (
+        ("commit", "throughput_per_s", "requests/s", 5.0, True),
+        ("commit", "blocked_total_ms", "scheduler blocked in all, ms", 0.1, False),
+        ("original", "cpu_ms", "CPU ms a request", 0.2, False),
+        ("plan-c", "throughput_per_s", "requests/s", 1.5, True),
+    )
+)
+"""Plain and with dictionary encoding, against the commit, the original and plan C."""
