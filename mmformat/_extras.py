@@ -47,7 +47,8 @@ def require(module: str, *, extra: str) -> ModuleType:
         top = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != top:
             raise  # `module` is there and lacks something of its own
+        # The package that is absent, not the part of it that was asked for first.
         raise MissingExtraError(
-            f"expected the module {module!r}, got none installed",
+            f"expected the module {error.name!r}, got none installed",
             hint=f"pip install 'mmformat[{extra}]'",
         ) from error

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from mmformat._extras import require
 from mmformat.errors import TransportError, TransportTimeoutError
 from mmformat.model import EncodedMessage, Limits
+from mmformat.model.arguments import check_type
 from mmformat.transport.frames import message_of
 from mmformat.transport.shm.handle import Handle
 
@@ -28,6 +29,7 @@ Payload: TypeAlias = EncodedMessage | Handle
 _ZERO_COPY_FROM_NBYTES: Final = 2**14
 """Below this, ZeroMQ's own copy is cheaper than telling Python when it is done."""
 _RETRY_S: Final = 0.001
+_LONGEST_S: Final = 2_000_000.0
 _WITH_TOPIC: Final = frozenset({zmq.PUB, zmq.XPUB, zmq.SUB, zmq.XSUB})
 
 
@@ -84,7 +86,8 @@ def send(
     TransportTimeoutError
         When the high-water mark left no room in time; nothing was sent, and it may be tried again.
     TransportError
-        With code ``unroutable`` when a ROUTER knows no such peer, else ``zmq``.
+        With code ``unroutable`` when a ROUTER knows no such peer, ``zmq-argument`` when an
+        argument is of the wrong type, else ``zmq``.
 
     Notes
     -----
@@ -100,6 +103,7 @@ def send(
     ...     recv(b, timeout_s=1.0).payload
     EncodedMessage(... frames, ... bytes)
     """
+    _check_sent(socket, payload, route=route, topic=topic, timeout_s=timeout_s)
     _forbid_silent_loss(socket)
     parts, tracker = _parts(socket, payload, route, topic)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -130,13 +134,14 @@ def recv(
     LimitError, DecodeError, TruncatedError
         When what came is too large, no message, or cut; it has been taken off the socket.
     TransportError
-        With a handle's codes when a handle is malformed, else ``zmq``.
+        With a handle's codes when a handle is malformed, ``zmq-argument``, else ``zmq``.
 
     Notes
     -----
     **Copies**: none. ZeroMQ has the whole message in memory before anybody can refuse it: bound
     what a peer may make it take with ``socket.maxmsgsize`` and ``socket.rcvhwm``.
     """
+    _check_received(socket, limits=limits, timeout_s=timeout_s)
     try:
         if not socket.poll(None if timeout_s is None else _milliseconds(timeout_s), zmq.POLLIN):
             raise TransportTimeoutError(f"expected a message within {timeout_s:g} s, got none")
@@ -161,6 +166,7 @@ async def send_async(
     TransportTimeoutError, TransportError
         As :func:`send`.
     """
+    _check_sent(socket, payload, route=route, topic=topic, timeout_s=timeout_s)
     _forbid_silent_loss(socket)
     parts, tracker = _parts(socket, payload, route, topic)
     deadline_s = None if timeout_s is None else time.monotonic() + timeout_s
@@ -189,6 +195,7 @@ async def recv_async(
     TransportTimeoutError, LimitError, DecodeError, TruncatedError, TransportError
         As :func:`recv`.
     """
+    _check_received(socket, limits=limits, timeout_s=timeout_s)
     wait_ms = None if timeout_s is None else _milliseconds(timeout_s)
     try:
         if not await _poll(socket, wait_ms, zmq.POLLIN):
@@ -202,6 +209,39 @@ async def recv_async(
 async def _poll(socket: Any, wait_ms: int | None, flags: int) -> int:
     # pyzmq's stub of the asynchronous poll takes no arguments; the method does.
     return int(await socket.poll(wait_ms, flags))
+
+
+def _check(value: object, kinds: Any, expected: str, name: str) -> None:
+    check_type(value, kinds, expected, name=name, error=TransportError, code="zmq-argument")
+
+
+def _check_received(socket: Any, *, limits: object, timeout_s: Any) -> None:
+    _check(socket, zmq.Socket, "a zmq socket", "socket")
+    if socket.closed:
+        raise TransportError("expected an open socket, got a closed one", code="zmq")
+    _check(limits, (Limits, type(None)), "Limits", "limits")
+    _check(timeout_s, (int, float, type(None)), "seconds", "timeout_s")
+    if timeout_s is not None and not timeout_s >= 0:
+        raise TransportError(
+            f"expected seconds of 0 or more, got {timeout_s!r}",
+            path="$.timeout_s",
+            code="zmq-argument",
+        )
+
+
+def _check_sent(
+    socket: object, payload: object, *, route: object, topic: object, timeout_s: object
+) -> None:
+    _check_received(socket, limits=None, timeout_s=timeout_s)
+    _check(route, bytes, "bytes", "route")
+    _check(topic, bytes, "bytes", "topic")
+    if not isinstance(payload, (EncodedMessage, Handle)):
+        raise TransportError(
+            f"expected an EncodedMessage or a Handle, got {type(payload).__name__}",
+            path="$.payload",
+            hint="mm.encode(inputs) makes a message of inputs",
+            code="zmq-argument",
+        )
 
 
 def _forbid_silent_loss(socket: Any) -> None:
@@ -249,7 +289,8 @@ def _left(deadline_s: float | None) -> float:
 
 
 def _milliseconds(seconds: float) -> int:
-    return max(0, -int(-seconds * 1000 // 1))
+    # ZeroMQ counts in an int of 32 bits; nobody waits for more than 23 days.
+    return max(0, -int(-min(seconds, _LONGEST_S) * 1000 // 1))
 
 
 def _no_room(timeout_s: float | None) -> TransportTimeoutError:

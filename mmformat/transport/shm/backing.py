@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from mmformat.errors import TransportError
+from mmformat.model.arguments import check_path
 from mmformat.transport.shm.layout import MAX_READERS, MAX_SLOTS
 from mmformat.transport.shm.segment import SHM_DIRECTORY
 
@@ -26,6 +27,12 @@ def check_counts(*, nbytes: int, readers: int, slots: int) -> None:
     """
     bounds = (("nbytes", nbytes, 2**62), ("readers", readers, MAX_READERS))
     for name, value, most in (*bounds, ("slots", slots, MAX_SLOTS)):
+        if type(value) is not int:
+            raise TransportError(
+                f"expected an int, got {type(value).__name__}",
+                path=f"$.{name}",
+                code="arena-argument",
+            )
         if not 1 <= value <= most:
             raise TransportError(
                 f"expected {name} of 1 to {most:,}, got {value:,}", code="arena-argument"
@@ -40,12 +47,15 @@ def directory_of(backing: str, directory: str | os.PathLike[str] | None) -> Path
     TransportError
         With code ``arena-argument``.
     """
-    if backing == "memfd" and directory is None:
-        return None
-    if backing == "shm":
-        return SHM_DIRECTORY if directory is None else Path(directory)
-    if backing == "file" and directory is not None:
-        return Path(directory)
+    if isinstance(backing, str):
+        if backing == "memfd" and directory is None:
+            return None
+        if backing == "shm" and directory is None:
+            return SHM_DIRECTORY
+        if backing in ("shm", "file") and directory is not None:
+            return check_path(
+                directory, name="directory", error=TransportError, code="arena-argument"
+            )
     raise TransportError(
         f"expected backing 'shm', 'memfd', or 'file' with a directory, got {backing!r}",
         code="arena-argument",

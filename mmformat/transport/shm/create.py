@@ -18,8 +18,14 @@ from mmformat.transport.shm.handle import check_name
 from mmformat.transport.shm.huge_pages import gather_pages
 from mmformat.transport.shm.layout import PAGE, READY, STATE_WORD, Layout, page_ceiling
 from mmformat.transport.shm.ordering import fence
-from mmformat.transport.shm.segment import SHM_DIRECTORY, Segment, lock_description
+from mmformat.transport.shm.segment import (
+    MEMFD_PREFIX,
+    SHM_DIRECTORY,
+    Segment,
+    lock_description,
+)
 from mmformat.transport.shm.steps import step
+from mmformat.transport.shm.sweep import describe
 
 __all__ = ["create", "room_hint"]
 
@@ -88,18 +94,34 @@ def _touch(mapping: mmap.mmap) -> None:
             mapping[start] = 0
 
 
+def _who_has(path: Path) -> str:
+    """Say who keeps a segment from being replaced: what nobody holds was swept before."""
+    found = describe(path)
+    if found is None:
+        return "it is no segment of this user: choose another name"
+    if found.producer_alive:
+        return f"its producer lives (pid {found.producer_pid}): end it, or choose another name"
+    if found.readers_alive:
+        return (
+            f"its producer is dead, and {found.readers_alive} of its ranks still hold it: restart "
+            "them too, or choose another name; when they are gone the name is free"
+        )
+    return "it died meanwhile: create again, which removes it"
+
+
 def _open_new(directory: Path, name: str | None) -> tuple[int, str, Path]:
     pid = os.getpid()
     started = liveness.start_time(pid) or 0
-    chosen = name or f"mmf-{os.geteuid()}-{pid}-{started}-{secrets.token_hex(4)}"
-    path = directory / check_name(chosen)
+    fresh = f"mmf-{os.geteuid()}-{pid}-{started}-{secrets.token_hex(4)}"
+    chosen = fresh if name is None else check_name(name)
+    path = directory / chosen
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(path, flags, 0o600)
     except FileExistsError as error:
         raise TransportError(
             f"expected no segment called {chosen}, got one",
-            hint="leave the name out, or run `mmformat shm gc`",
+            hint=_who_has(path),
             code="segment-exists",
         ) from error
     except OSError as error:
@@ -114,7 +136,8 @@ def _open_locked(directory: Path | None, name: str | None, layout: Layout) -> Se
     for _ in range(_SWEPT_AT_MOST):
         path: Path | None = None
         if directory is None:
-            chosen = check_name(name or f"mmf-memfd-{secrets.token_hex(8)}")
+            fresh = f"{MEMFD_PREFIX}{secrets.token_hex(8)}"
+            chosen = check_name(fresh if name is None else name)
             fd = os.memfd_create(chosen, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.fchmod(fd, 0o600)
         else:

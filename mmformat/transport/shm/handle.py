@@ -101,6 +101,10 @@ class Handle:
             With code ``handle`` when the bytes are no handle, ``handle-version`` when they are of
             a newer version, or ``segment-name``.
         """
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TransportError(
+                f"expected the bytes of a handle, got {type(data).__name__}", code="handle"
+            )
         raw = bytes(data[:257])
         if not _FIXED.size + _CRC.size < len(raw) <= 256:
             raise TransportError(

@@ -91,9 +91,18 @@ def metrics_of(registry: Any) -> Metrics | None:
     ------
     MissingExtraError
         When a registry is given and prometheus_client is not installed.
+    TransportError
+        With code ``arena-argument`` when it is no registry.
     """
     if registry is None:
         return None
+    # A class has the method too, and takes no metrics.
+    if isinstance(registry, type) or not callable(getattr(registry, "register", None)):
+        raise TransportError(
+            f"expected a prometheus_client registry, got {type(registry).__name__}",
+            path="$.registry",
+            code="arena-argument",
+        )
     found = _KNOWN.get(registry)
     if found is None:
         found = _KNOWN[registry] = Metrics(registry)

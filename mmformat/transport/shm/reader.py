@@ -7,11 +7,11 @@ import os
 import time
 import weakref
 from collections import deque
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from mmformat.errors import StaleHandleError, TransportError
+from mmformat.model.arguments import check_path, check_type
 from mmformat.transport.shm import fork, liveness, segment
 from mmformat.transport.shm.claims import Claims
 from mmformat.transport.shm.handle import Handle
@@ -80,10 +80,11 @@ class ShmReader:
         Raises
         ------
         TransportError
-            With code ``segment-name``, ``segment-gone``, ``segment-unsafe``, ``segment-magic``,
-            ``segment-version``, ``segment-crc``, ``segment-size`` or ``segment-creating`` when the
-            segment is not to be trusted, ``producer-gone`` when nobody writes it any more,
-            ``reader`` when it has no such rank, ``reader-taken`` when that rank is attached.
+            With code ``segment-name``, ``segment-gone``, ``segment-memfd`` (its descriptor is
+            needed), ``segment-unsafe``, ``segment-magic``, ``segment-version``, ``segment-crc``,
+            ``segment-size`` or ``segment-creating`` when the segment is not to be trusted,
+            ``producer-gone`` when nobody writes it any more, ``reader`` when it has no such rank,
+            ``reader-taken`` when that rank is attached, ``arena-argument`` for a wrong type.
         StaleHandleError
             When a handle's segment has been replaced by another of the same name.
 
@@ -92,9 +93,11 @@ class ShmReader:
         A rank that was never attached gets everything that was sealed since the segment exists. A
         rank that was, and died or detached, starts anew: older handles are stale for it.
         """
+        _check_reader(reader)
         handle = name_or_handle if isinstance(name_or_handle, Handle) else None
         name = name_or_handle.name if isinstance(name_or_handle, Handle) else name_or_handle
-        opened = segment.open_path(name, directory=Path(directory))
+        place = check_path(directory, name="directory", error=TransportError, code="arena-argument")
+        opened = segment.open_path(name, directory=place)
         if handle is not None and handle.segment_id != opened.layout.segment_id:
             opened.close()
             raise StaleHandleError(f"expected a handle of the present {name}, got an old one")
@@ -107,9 +110,20 @@ class ShmReader:
         Raises
         ------
         TransportError
-            As :meth:`attach`.
+            As :meth:`attach`; ``segment-unsafe`` also when the descriptor is none.
         """
-        opened = segment.open_fd(os.dup(fd), name="mmf-memfd")
+        _check_reader(reader)
+        check_type(fd, int, "a descriptor", name="fd", error=TransportError, code="arena-argument")
+        try:
+            duplicate = os.dup(fd)
+        except (OSError, OverflowError) as error:
+            raise TransportError(
+                f"expected an open descriptor, got {fd}: {error}",
+                path="$.fd",
+                hint="receive it with socket.recv_fds, and keep it open until here",
+                code="segment-unsafe",
+            ) from error
+        opened = segment.open_fd(duplicate, name="mmf-memfd")
         return cls._enter(opened, reader, metrics_of(registry))
 
     @classmethod
@@ -290,3 +304,10 @@ class ShmReader:
         # that they would be unmapped: they are kept for good.
         _NEVER_UNMAPPED.extend(self._data_mappings)
         self._claims.disown()
+
+
+def _check_reader(reader: object) -> None:
+    if type(reader) is not int:
+        raise TransportError(
+            f"expected an int, got {type(reader).__name__}", path="$.reader", code="arena-argument"
+        )

@@ -13,9 +13,12 @@ from mmformat.errors import TransportError
 from mmformat.transport.shm.handle import check_name
 from mmformat.transport.shm.layout import CREATING, HEADER_NBYTES, STATE_WORD, Layout
 
-__all__ = ["SHM_DIRECTORY", "Segment", "lock_description", "open_fd", "open_path"]
+__all__ = ["MEMFD_PREFIX", "SHM_DIRECTORY", "Segment", "lock_description", "open_fd", "open_path"]
 
 SHM_DIRECTORY: Final = Path("/dev", "shm")
+
+MEMFD_PREFIX: Final = "mmf-memfd-"
+"""How arenas without a file are called, so that a rank can be told what to do with the name."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,16 +79,25 @@ def open_path(name: str, *, directory: Path) -> Segment:
     Raises
     ------
     TransportError
-        With code ``segment-gone``, ``segment-unsafe`` (not ours, not private, no plain file), or
-        those of :meth:`Layout.unpack`.
+        With code ``segment-gone``, ``segment-memfd`` (no path leads there), ``segment-unsafe``
+        (not ours, not private, no plain file), or those of :meth:`Layout.unpack`.
     """
     path = directory / check_name(name)
+    if name.startswith(MEMFD_PREFIX):
+        raise TransportError(
+            f"expected an arena with a file, got {name}, whose memory has no name",
+            hint="its producer sends its descriptor (socket.send_fds([arena.fileno()])), and the "
+            "rank calls Arena.attach_fd(fd, reader=...)",
+            code="segment-memfd",
+        )
     try:
         fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError as error:
         raise TransportError(
             f"expected a segment called {name}, got none in {directory}",
-            hint="its producer has closed it, or it was swept after its producer died",
+            hint="its producer has closed it, or it was swept after its producer died; an arena "
+            "with backing='file' is found by attach(..., directory=...), one with "
+            "backing='memfd' by attach_fd(fd)",
             code="segment-gone",
         ) from error
     except OSError as error:

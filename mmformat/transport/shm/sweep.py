@@ -13,7 +13,7 @@ from mmformat.transport.shm.handle import NAME_PATTERN
 from mmformat.transport.shm.layout import MAX_READERS
 from mmformat.transport.shm.segment import SHM_DIRECTORY
 
-__all__ = ["SegmentInfo", "list_segments", "sweep"]
+__all__ = ["SegmentInfo", "describe", "list_segments", "sweep"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +71,21 @@ def list_segments(directory: Path = SHM_DIRECTORY) -> list[SegmentInfo]:
     """
     found = []
     for path in _candidates(directory):
-        fd = _open_ours(path)
-        if fd is None:
-            continue
-        try:
-            found.append(_describe(path, fd))
-        finally:
-            os.close(fd)
+        info = describe(path)
+        if info is not None:
+            found.append(info)
     return found
+
+
+def describe(path: Path) -> SegmentInfo | None:
+    """Return who holds one segment; None when it is gone or not this user's."""
+    fd = _open_ours(path)
+    if fd is None:
+        return None
+    try:
+        return _describe(path, fd)
+    finally:
+        os.close(fd)
 
 
 def _describe(path: Path, fd: int) -> SegmentInfo:
