@@ -13,8 +13,9 @@ from mmformat.legacy.numpy_values import ArrayNode, DTypeNode
 __all__ = ["Found", "measure"]
 
 _FREE_NBYTES: Final = 256 * 2**20
-_LEAVES: Final = (int, float, bool, type(None), complex, Name, Enum, Scalar, DTypeNode, Storage)
-
+_LEAVES: Final = frozenset({
+    int, float, bool, type(None), complex, Name, Enum, Scalar, DTypeNode, Storage,
+})  # fmt: skip
 _FLAT: Final = frozenset({int, float, bool, type(None)})
 _Size = tuple[int, int, int, int]
 """Values, bytes of text, bytes of tensors, depth."""
@@ -70,8 +71,8 @@ class _Walk:
         kind = type(value)
         if kind is str:
             return 1, len(value), 0, 0
-        if isinstance(value, _LEAVES):
-            if isinstance(value, Enum):
+        if kind in _LEAVES:
+            if kind is Enum:
                 self.found.enums.append(value)
             return 1, 0, 0, 0
         if kind is bytes or kind is memoryview:
@@ -95,6 +96,17 @@ class _Walk:
             return 1 + len(value), 0, 0, 1
         values, text, tensors, depth = 1, 0, 0, 0
         for part in self._parts(value):
+            # Here and not in a call: most parts are these, and this is run twice for each file.
+            kind = type(part)
+            if kind is str:
+                values += 1
+                text += len(part)
+                depth = depth or 1
+                continue
+            if kind in _FLAT:
+                values += 1
+                depth = depth or 1
+                continue
             size = self.size(part, level + 1)
             values += size[0]
             text += size[1]

@@ -6,7 +6,7 @@ import socket
 import struct
 from typing import Final
 
-__all__ = ["receive", "receive_into", "send"]
+__all__ = ["receive", "send"]
 
 _FRAME: Final = struct.Struct("<QI")
 # The bytes of a message, and how many descriptors come with it.
@@ -15,13 +15,12 @@ _MOST_DESCRIPTORS: Final = 3
 
 def send(channel: socket.socket, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
     """Send one message with its descriptors."""
-    head = _FRAME.pack(len(data), len(descriptors))
+    # In one call where it fits: the other end wakes up once.
+    message = _FRAME.pack(len(data), len(descriptors)) + data
     if descriptors:
-        socket.send_fds(channel, [head], list(descriptors))
-        channel.sendall(data)
-    else:
-        # In one call: the other end wakes up once.
-        channel.sendall(head + data)
+        message = message[socket.send_fds(channel, [message], list(descriptors)) :]
+    if message:
+        channel.sendall(message)
 
 
 def receive(channel: socket.socket, most_nbytes: int = 2**34) -> tuple[bytearray, list[int]]:
@@ -42,20 +41,10 @@ def receive(channel: socket.socket, most_nbytes: int = 2**34) -> tuple[bytearray
     if size > most_nbytes:
         raise EOFError
     data = bytearray(size)
-    receive_into(channel, memoryview(data))
-    return data, list(descriptors)
-
-
-def receive_into(channel: socket.socket, target: memoryview) -> None:
-    """Fill ``target`` with the bytes that come next.
-
-    Raises
-    ------
-    EOFError
-        When the other end is gone before that.
-    """
+    target = memoryview(data)
     while target:
         count = channel.recv_into(target)
         if not count:
             raise EOFError
         target = target[count:]
+    return data, list(descriptors)

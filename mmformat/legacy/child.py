@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import json
 import mmap
 import os
@@ -16,18 +18,21 @@ import numpy.typing as npt
 from mmformat.errors import MMFormatError
 from mmformat.legacy import exchange
 from mmformat.legacy.channel import receive, send
-from mmformat.legacy.landing import land, layout
+from mmformat.legacy.landing import Lander, layout
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.nodes import Tensor
 from mmformat.legacy.reading import Reading, read
 from mmformat.legacy.seccomp import confine
 
-__all__ = ["INLINE_NBYTES", "NO_MEMORY", "run"]
+__all__ = ["NO_MEMORY", "SCRATCH_NBYTES", "run"]
 
 _IDLE_S: Final = 300.0
 NO_MEMORY: Final = 12
-INLINE_NBYTES: Final = 2**18
-"""Tensors up to this size in all are sent, not mapped: one exchange less, and no new memory."""
+SCRATCH_NBYTES: Final = 2**21
+"""Tensors up to this size in all go through memory that parent and child keep mapped.
+
+One exchange less for each file, and no page that has to be made first.
+"""
 # One value of each kind, so that every codec and every branch is loaded before the door closes.
 _WARM: Final = (
     b"(dp0\nVa\np1\nI1\nsS'b'\np2\nL1L\nsVc\nF1.5\ns.",
@@ -38,9 +43,11 @@ _WARM: Final = (
 )
 
 
-def run(descriptor: int) -> None:
+def run(descriptor: int, scratch_descriptor: int) -> None:
     """Serve conversions on a socket until the other end closes it."""
     channel = socket.socket(fileno=descriptor)
+    scratch = np.frombuffer(mmap.mmap(scratch_descriptor, SCRATCH_NBYTES), np.uint8)
+    os.close(scratch_descriptor)
     channel.settimeout(_IDLE_S)
     for data in _WARM:
         try:
@@ -48,6 +55,8 @@ def run(descriptor: int) -> None:
         except MMFormatError as error:
             _error(error)
     exchange.dump([1.5, "a", b"b"], [])
+    gc.collect()
+    gc.freeze()  # what is loaded now stays; no collection has to look at it
     _rlimits()
     state = {"seccomp": confine()}
     send(channel, json.dumps(state).encode())
@@ -57,7 +66,7 @@ def run(descriptor: int) -> None:
         except (EOFError, OSError):
             return
         try:
-            _serve(channel, json.loads(request), descriptors)
+            _serve(channel, json.loads(request), descriptors, scratch)
         except (EOFError, OSError):
             return
         except MemoryError:
@@ -78,8 +87,18 @@ def _rlimits() -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def _serve(channel: socket.socket, request: dict[str, Any], descriptors: list[int]) -> None:
-    limits = PickleLimits(**request["limits"])
+@functools.lru_cache(maxsize=1)
+def _limits(text: str) -> PickleLimits:
+    return PickleLimits(**json.loads(text))
+
+
+def _serve(
+    channel: socket.socket,
+    request: dict[str, Any],
+    descriptors: list[int],
+    scratch: npt.NDArray[np.uint8],
+) -> None:
+    limits = _limits(request["limits"])
     maps: list[mmap.mmap] = []
     try:
         views = []
@@ -96,17 +115,13 @@ def _serve(channel: socket.socket, request: dict[str, Any], descriptors: list[in
         offsets, total = layout(tensors)
         tree = exchange.dump(reading.roots, tensors)
         answer = _answer(reading, offsets, total)
-        inline = b""
-        if 0 < total <= INLINE_NBYTES:
-            small = np.zeros(total, np.uint8)
-            _fill(small, tensors, offsets)
-            inline = small.tobytes()
-        answer["inline"] = len(inline)
+        answer["scratch"] = total <= len(scratch)
+        if answer["scratch"]:
+            _fill(scratch, tensors, offsets, Lander(tensors))
         head = json.dumps(answer).encode()
         message = b"".join((len(head).to_bytes(4, "little"), head, tree))
         send(channel, message)
-        if inline:
-            channel.sendall(inline)
+        if answer["scratch"]:
             return
     except MMFormatError as error:
         _refuse(channel, {"error": _error(error)})
@@ -114,8 +129,7 @@ def _serve(channel: socket.socket, request: dict[str, Any], descriptors: list[in
     except (MemoryError, RecursionError) as error:
         _refuse(channel, {"memory": type(error).__name__})
         return
-    if total:
-        _land(channel, tensors, offsets, total, maps)
+    _land(channel, tensors, offsets, total, maps)
 
 
 def _refuse(channel: socket.socket, answer: dict[str, Any]) -> None:
@@ -123,9 +137,14 @@ def _refuse(channel: socket.socket, answer: dict[str, Any]) -> None:
     send(channel, len(head).to_bytes(4, "little") + head)
 
 
-def _fill(target: npt.NDArray[np.uint8], tensors: list[Tensor], offsets: list[int]) -> None:
+def _fill(
+    target: npt.NDArray[np.uint8],
+    tensors: list[Tensor],
+    offsets: list[int],
+    lander: Lander,
+) -> None:
     for tensor, offset in zip(tensors, offsets, strict=True):
-        land(tensor, target[offset : offset + tensor.nbytes])
+        lander.land(tensor, target[offset : offset + tensor.nbytes])
 
 
 def _answer(reading: Reading, offsets: list[int], total: int) -> dict[str, Any]:
@@ -157,12 +176,11 @@ def _land(
 ) -> None:
     _, (number,) = receive(channel)
     try:
-        # Populated in one call: a fault for each page costs more than the copy.
-        block = mmap.mmap(number, total, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        block = mmap.mmap(number, total)
         target = np.frombuffer(block, np.uint8)
         try:
-            for tensor, offset in zip(tensors, offsets, strict=True):
-                land(tensor, target[offset : offset + tensor.nbytes], maps[0] if maps else None)
+            file = maps[0] if maps else None
+            _fill(target, tensors, offsets, Lander(tensors, file, block=block))
             answer: dict[str, Any] = {"done": True}
         except MMFormatError as error:
             answer = {"error": _error(error)}
@@ -175,4 +193,4 @@ def _land(
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]))
+    run(int(sys.argv[1]), int(sys.argv[2]))

@@ -9,6 +9,7 @@ import numpy as np
 from mmformat.errors import DecodeError, UnsafePickleError
 from mmformat.legacy import numpy_values, torch_values
 from mmformat.legacy.allowlist import ALLOWED
+from mmformat.legacy.latin1 import LatinText
 from mmformat.legacy.nodes import Arguments, Call, Enum, Instance, Marked, Name, Tensor
 
 __all__ = ["resolve"]
@@ -28,11 +29,14 @@ _ARRAY_FORMATS: Final = {
 
 
 def _encode(machine: Any, call: Arguments) -> Any:
-    if len(call.values) == 2 and type(call.values[0]) is str and call.values[1] in _LATIN1:
-        try:
-            return memoryview(call.values[0].encode("latin-1"))
-        except UnicodeEncodeError:
-            raise DecodeError("expected text of latin-1", path=call.path) from None
+    if len(call.values) == 2 and call.values[1] in _LATIN1:
+        if type(call.values[0]) is LatinText:
+            return call.values[0].encoded(call.path)
+        if type(call.values[0]) is str:
+            try:
+                return memoryview(call.values[0].encode("latin-1"))
+            except UnicodeEncodeError:
+                raise DecodeError("expected text of latin-1", path=call.path) from None
     raise UnsafePickleError(
         "expected bytes written as latin-1 text, got another use of _codecs.encode",
         path=call.path,
@@ -96,6 +100,8 @@ def _bytearray(machine: Any, call: Arguments) -> Any:
             return data
         case (str() as text, "latin-1" | "latin1"):
             return memoryview(text.encode("latin-1"))
+        case (LatinText() as text, "latin-1" | "latin1"):
+            return text.encoded(call.path)
     raise call.wrong()
 
 

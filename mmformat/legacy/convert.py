@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mmformat.legacy.landing import Library, TensorMaker
+from mmformat.legacy.landing import Lander, Library, TensorMaker
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.mapping import Mapping, joined
 from mmformat.legacy.nodes import Tensor
@@ -134,7 +134,8 @@ def convert_all(
         if isolated:
             reading, landed = read_isolated(opened, limits, views)
         else:
-            reading, landed = read(opened.view, limits, views), _Landed(opened)
+            reading = read(opened.view, limits, views)
+            landed = _Landed(opened.lander(reading.found.tensors))
         report = ConversionReport(
             source=opened.name,
             nbytes=nbytes,
@@ -152,12 +153,12 @@ class _Landed:
 
     isolation = "none"
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, lander: Lander) -> None:
+        self._lander = lander
 
     def data(self, tensor: Tensor) -> npt.NDArray[np.uint8]:
         made = np.empty(tensor.nbytes, np.uint8)
-        self._source.land(tensor, made)
+        self._lander.land(tensor, made)
         return made
 
 

@@ -52,13 +52,13 @@ class _Writer:
                 return ["l" if kind is list else "t", list(value)]
             return ["l" if kind is list else "t", [self.value(part) for part in value]]
         if kind is dict:
-            return ["d", [[self.value(key), self.value(part)] for key, part in value.items()]]
+            return ["d", self.pairs(value)]
         if kind is bytes or kind is memoryview:
             return ["b", str(value, "latin-1")]
         if kind is complex:
             return ["c", value.real, value.imag]
         if kind is Instance:
-            return ["i", value.cls, [[key, self.value(p)] for key, p in value.state.items()]]
+            return ["i", value.cls, self.pairs(value.state)]
         if kind is Marked:
             inner = value.value
             if isinstance(inner, set):
@@ -77,6 +77,15 @@ class _Writer:
         if kind is Storage:
             return ["o"]
         raise DecodeError(f"expected a value of a pickle, got {kind.__name__}", path="$")
+
+    def pairs(self, value: dict[Any, Any]) -> list[list[Any]]:
+        return [
+            [
+                key if type(key) is str else self.value(key),
+                part if type(part) in _INLINE else self.value(part),
+            ]
+            for key, part in value.items()
+        ]
 
     def tensor(self, value: Tensor) -> list[Any]:
         # Byte order and views are resolved when the tensor is landed; what they were is a note.
@@ -141,13 +150,24 @@ class _Reader:
             case ["t", list() as parts]:
                 return tuple([self.value(part) for part in parts])
             case ["d", list() as pairs]:
-                return {self.value(key): self.value(part) for key, part in pairs}
+                return {
+                    key if type(key) is str else self.value(key): part
+                    if type(part) in _INLINE
+                    else self.value(part)
+                    for key, part in pairs
+                }
             case ["b", str() as text]:
                 return text.encode("latin-1")
             case ["c", float() as real, float() as imaginary]:
                 return complex(real, imaginary)
             case ["i", str() as cls, list() as pairs]:
-                return Instance(cls, {str(key): self.value(part) for key, part in pairs})
+                return Instance(
+                    cls,
+                    {
+                        str(key): part if type(part) in _INLINE else self.value(part)
+                        for key, part in pairs
+                    },
+                )
             case ["S", str() as kind, list() as parts]:
                 return Marked(kind, {self.value(part) for part in parts})
             case ["m", str() as kind, inner]:

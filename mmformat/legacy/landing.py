@@ -2,52 +2,113 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import mmap
 import sys
+from collections import Counter
 from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mmformat.errors import DecodeError, MissingExtraError, ModelError
+from mmformat.legacy.latin1 import give_back
 from mmformat.legacy.nodes import Storage, Tensor
 from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
 
-__all__ = ["Library", "TensorMaker", "land", "layout"]
+__all__ = ["Lander", "Library", "TensorMaker", "layout"]
 
 Library = Literal["auto", "torch", "numpy"]
 """What a torch tensor of a pickle becomes; a numpy array always stays one."""
 
 ALIGNMENT: Final = 64
-_PIECE_NBYTES: Final = 8 * 2**20
+_PIECE_NBYTES: Final = 2 * 2**20
+_MADV_POPULATE_WRITE: Final = 23
 _WORDS: Final = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "V16"}
 
 
-def land(tensor: Tensor, target: npt.NDArray[np.uint8], mapping: mmap.mmap | None = None) -> None:
-    """Write the bytes of the view, in C order and native byte order, to ``target``.
+class Lander:
+    """Write tensors where they belong, and give back the pages that they were read from.
 
-    ``mapping`` is the file where the bytes may lie; its pages are given back as they are read.
-
-    Raises
-    ------
-    DecodeError
-        When the storage never got its bytes.
-
-    Notes
-    -----
-    **Copies**: the bytes of the view, once; not those of the storage around it.
+    Parameters
+    ----------
+    tensors : list of Tensor
+        All that will be landed.
+    file : mmap, optional
+        The source's own mapping: its pages come back when they are read again.
+    block : mmap, optional
+        New memory that the tensors are written to, when nothing but them is read any more: its
+        pages are made a piece at a time, and memory without a file is given back too.
     """
-    if not tensor.nbytes:
-        return
-    source = tensor.source.data if isinstance(tensor.source, Storage) else tensor.source
-    if source is None:
-        raise DecodeError("expected the bytes of a storage, got none", path="$")
+
+    __slots__ = ("_block", "_file", "_uses")
+
+    def __init__(
+        self,
+        tensors: list[Tensor],
+        file: mmap.mmap | None = None,
+        *,
+        block: mmap.mmap | None = None,
+    ) -> None:
+        self._file = file
+        self._block = block
+        self._uses: Counter[int] = Counter()
+        if block is not None:
+            self._uses.update(id(part.obj) for each in tensors if (part := _source(each)))
+
+    def land(self, tensor: Tensor, target: npt.NDArray[np.uint8]) -> None:
+        """Write the bytes of the view, in C order and native byte order, to ``target``.
+
+        Raises
+        ------
+        DecodeError
+            When the storage never got its bytes.
+
+        Notes
+        -----
+        **Copies**: the bytes of the view, once; not those of the storage around it.
+        """
+        if not tensor.nbytes:
+            return
+        source = _source(tensor)
+        if source is None:
+            raise DecodeError("expected the bytes of a storage, got none", path="$")
+        if tensor.stride_nbytes is None:
+            lone = source.obj is self._file or self._uses[id(source.obj)] == 1
+            self._copy(source, tensor.offset_nbytes, target, gives_back=lone)
+        _put(tensor, source, target)
+
+    def _copy(
+        self, source: memoryview, begin: int, target: npt.NDArray[np.uint8], *, gives_back: bool
+    ) -> None:
+        """Copy piece by piece and give pages back behind each: memory never holds it twice."""
+        data = np.frombuffer(source, np.uint8, target.nbytes, begin)
+        for low in range(0, target.nbytes, _PIECE_NBYTES):
+            high = min(low + _PIECE_NBYTES, target.nbytes)
+            self._make_pages(target, low, high)
+            target[low:high] = data[low:high]
+            if gives_back and target.nbytes >= 2 * _PIECE_NBYTES:
+                give_back(source, begin + low, begin + high)
+
+    def _make_pages(self, target: npt.NDArray[np.uint8], low: int, high: int) -> None:
+        # In one call: a fault for each page costs more than the copy.
+        if self._block is None:
+            return
+        start = target.ctypes.data - np.frombuffer(self._block, np.uint8).ctypes.data
+        first = (start + low) // mmap.PAGESIZE * mmap.PAGESIZE
+        with contextlib.suppress(OSError):  # a kernel before 5.14: each page has its fault
+            self._block.madvise(_MADV_POPULATE_WRITE, first, start + high - first)
+
+
+def _source(tensor: Tensor) -> memoryview | None:
+    return tensor.source.data if isinstance(tensor.source, Storage) else tensor.source
+
+
+def _put(tensor: Tensor, source: memoryview, target: npt.NDArray[np.uint8]) -> None:
     size = ITEMSIZE[tensor.dtype]
-    if tensor.stride_nbytes is None:
-        _copy(source, tensor.offset_nbytes, target, mapping)
-    else:
+    if tensor.stride_nbytes is not None:
         word = np.dtype(_WORDS[size])
         view: npt.NDArray[Any] = np.ndarray(
             tensor.shape, word, source, tensor.offset_nbytes, tensor.stride_nbytes
@@ -71,26 +132,6 @@ def layout(tensors: list[Tensor]) -> tuple[list[int], int]:
         offsets.append(total)
         total += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
     return offsets, total
-
-
-def _copy(
-    source: memoryview, begin: int, target: npt.NDArray[np.uint8], mapping: mmap.mmap | None
-) -> None:
-    """Copy piece by piece, and let the kernel take back the file's pages behind each piece.
-
-    They are clean, so that memory never holds the tensor twice.
-    """
-    data = np.frombuffer(source, np.uint8, target.nbytes, begin)
-    if mapping is None or source.obj is not mapping or target.nbytes < 2 * _PIECE_NBYTES:
-        target[:] = data
-        return
-    start = data.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
-    page = mmap.PAGESIZE
-    for low in range(0, target.nbytes, _PIECE_NBYTES):
-        high = min(low + _PIECE_NBYTES, target.nbytes)
-        target[low:high] = data[low:high]
-        first, last = -(-(start + low) // page) * page, (start + high) // page * page
-        mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 class TensorMaker:

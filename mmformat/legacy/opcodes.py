@@ -19,6 +19,7 @@ from mmformat.legacy.instructions import (
     set_items,
     target_list,
 )
+from mmformat.legacy.latin1 import LONG_NBYTES, long_text
 from mmformat.legacy.nodes import Marked
 from mmformat.legacy.text_opcodes import TEXT, integer, line, truncated
 
@@ -115,7 +116,10 @@ class Run:
                     end = position + 4 + from_bytes(source[position : position + 4], "little")
                     if end > size:
                         raise truncated(machine, position)
-                    stack.append(str(source[position + 4 : end], "utf-8", "surrogatepass"))
+                    if end - position > LONG_NBYTES:
+                        stack.append(long_text(source, position + 4, end, stack))
+                    else:
+                        stack.append(str(source[position + 4 : end], "utf-8", "surrogatepass"))
                     position = end
                 elif op == 0x86:  # TUPLE2
                     stack[-2:] = [(stack[-2], stack[-1])]
@@ -239,7 +243,7 @@ class Run:
                     end = position + 8 + from_bytes(source[position : position + 8], "little")
                     if end > size:
                         raise truncated(machine, position)
-                    stack.append(str(source[position + 8 : end], "utf-8", "surrogatepass"))
+                    stack.append(long_text(source, position + 8, end, stack))
                     position = end
                 elif op == 0x63:  # GLOBAL
                     module, position = line(machine, position)

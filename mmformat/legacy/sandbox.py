@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import functools
 import json
 import mmap
 import os
@@ -27,8 +28,8 @@ from mmformat import errors
 from mmformat.errors import DecodeError, IntegrityError, LimitError, MMFormatError
 from mmformat.legacy import exchange
 from mmformat.legacy.bounds import measure
-from mmformat.legacy.channel import receive, receive_into, send
-from mmformat.legacy.child import NO_MEMORY
+from mmformat.legacy.channel import receive, send
+from mmformat.legacy.child import NO_MEMORY, SCRATCH_NBYTES
 from mmformat.legacy.landing import ALIGNMENT
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.nodes import Tensor
@@ -44,9 +45,10 @@ _ROOM_TIMES: Final = 8
 _MOST_USES: Final = 4096
 _MOST_IDLE: Final = max(2, os.cpu_count() or 2)
 _SEALS: Final = 0x1 | 0x2 | 0x4 | 0x8  # SEAL, SHRINK, GROW, WRITE
+_SIZE_SEALS: Final = 0x1 | 0x2 | 0x4
 _BOOT: Final = (
-    "import json,sys; sys.path[:]=json.loads(sys.argv[2]); "
-    "from mmformat.legacy.child import run; run(int(sys.argv[1]))"
+    "import json,sys; sys.path[:]=json.loads(sys.argv[3]); "
+    "from mmformat.legacy.child import run; run(int(sys.argv[1]), int(sys.argv[2]))"
 )
 _RAISED: Final = ("UnsafePickleError", "DecodeError", "TruncatedError", "LimitError", "ModelError")
 
@@ -79,10 +81,13 @@ class _Child:
                        "OMP_NUM_THREADS": "1"}  # fmt: skip
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
-        with theirs:
+        number = _anonymous(None, SCRATCH_NBYTES)
+        with theirs, os.fdopen(number):
+            _seal(number, _SIZE_SEALS)
+            self.scratch = mmap.mmap(number, SCRATCH_NBYTES, prot=mmap.PROT_READ)
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), paths],
-                pass_fds=[theirs.fileno()],
+                [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), str(number), paths],
+                pass_fds=[theirs.fileno(), number],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -205,7 +210,7 @@ def read_isolated(
             for buffer in buffers:
                 spans.append((position, position + len(buffer)))
                 position += len(buffer)
-        request = {"limits": asdict(limits), "buffers": spans}
+        request = {"limits": _told(limits), "buffers": spans}
         answer = None
         with _POOL.child() as child:
             child.channel.settimeout(limits.time_s + _GRACE_S)
@@ -243,11 +248,11 @@ def _take_over(
         [str(name) for name in answer["names"]],
     )
     offsets, total = _checked_layout(answer, tensors)
-    data = np.empty(0, np.uint8)
-    if answer["inline"]:
+    if answer["scratch"] and total <= SCRATCH_NBYTES:
+        # Out of what the child can write to, once: from here on nobody changes a byte of it.
         data = _aligned(total)
-        receive_into(child.channel, data.data)
-    elif total:
+        data[:] = np.frombuffer(child.scratch, np.uint8, total)
+    else:
         child.bound(_ROOM_TIMES * nbytes + total)
         number = _anonymous(None, total)
         try:
@@ -266,6 +271,11 @@ def _take_over(
     return reading, Block(data, places, child.isolation)
 
 
+@functools.lru_cache(maxsize=8)
+def _told(limits: PickleLimits) -> str:
+    return json.dumps(asdict(limits))
+
+
 def _aligned(nbytes: int) -> npt.NDArray[np.uint8]:
     made = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -made.ctypes.data % ALIGNMENT
@@ -274,7 +284,7 @@ def _aligned(nbytes: int) -> npt.NDArray[np.uint8]:
 
 def _checked_layout(answer: dict[str, Any], tensors: list[Tensor]) -> tuple[list[int], int]:
     offsets, total = answer["offsets"], answer["nbytes"]
-    if type(total) is not int or len(offsets) != len(tensors):
+    if type(total) is not int or total < 0 or len(offsets) != len(tensors):
         raise IntegrityError("expected a place for each tensor in the sandbox's answer")
     for offset, tensor in zip(offsets, tensors, strict=True):
         if type(offset) is not int or not 0 <= offset <= total - tensor.nbytes:
@@ -304,12 +314,12 @@ def _anonymous(data: bytes | memoryview | None, nbytes: int = 0) -> int:
     return number
 
 
-def _seal(number: int) -> None:
-    # From here on nobody, the child included, can change a byte of what we map.
+def _seal(number: int, seals: int = _SEALS) -> None:
+    # With all of them nobody, the child included, can change a byte of what we map from here on.
     if not hasattr(os, "memfd_create"):
         return
     try:
-        fcntl.fcntl(number, fcntl.F_ADD_SEALS, _SEALS)
+        fcntl.fcntl(number, fcntl.F_ADD_SEALS, seals)
     except OSError as error:
         raise IntegrityError("expected the sandbox to let go of the tensors") from error
 

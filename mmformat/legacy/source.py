@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import mmap
 import os
-from pathlib import Path
-
-import numpy as np
-import numpy.typing as npt
+import stat
 
 from mmformat.errors import DecodeError, ModelError
-from mmformat.legacy.landing import land
+from mmformat.legacy.landing import Lander
 from mmformat.legacy.nodes import Tensor
 
 __all__ = ["PickleSource", "Source"]
@@ -54,18 +51,19 @@ class Source:
         self.name = os.fspath(source)
         try:
             self.descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
-            self._open(Path(self.name))
+            self._open(self.descriptor)
         except OSError as error:
             self.close()
             raise DecodeError(f"expected a readable file, got: {error}", path="$") from error
 
-    def _open(self, path: Path) -> None:
-        if self.descriptor is None or not path.is_file():
+    def _open(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
             raise DecodeError(f"expected a file, got {self.name}", path="$")
-        if os.fstat(self.descriptor).st_size == 0:
+        if status.st_size == 0:
             self.view = memoryview(b"")
             return
-        self._map = mmap.mmap(self.descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+        self._map = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
         self.view = memoryview(self._map)
 
     def __enter__(self) -> Source:
@@ -80,6 +78,6 @@ class Source:
             os.close(self.descriptor)
             self.descriptor = None
 
-    def land(self, tensor: Tensor, target: npt.NDArray[np.uint8]) -> None:
-        """Write the bytes of a tensor of this source to ``target``."""
-        land(tensor, target, self._map)
+    def lander(self, tensors: list[Tensor]) -> Lander:
+        """Return what writes tensors of this source to where they belong."""
+        return Lander(tensors, self._map)

@@ -84,12 +84,13 @@ def test_the_filter_is_really_installed() -> None:
     folder = Path(f"/proc/{child.process.pid}/fd")
     for _ in range(200):  # it closes the source after it has answered
         opened = sorted(str(entry.readlink()) for entry in folder.iterdir())
-        if len(opened) == 4:
+        if len(opened) == 5:
             break
         time.sleep(0.01)
     assert opened[:3] == ["/dev/null"] * 3
-    assert len(opened) == 4, opened
-    assert opened[3].startswith("socket:")
+    assert len(opened) == 5, opened
+    assert opened[3].startswith("/memfd:mmformat")  # the scratch memory, sealed to its size
+    assert opened[4].startswith("socket:")
 
 
 def test_a_file_that_takes_too_long_ends() -> None:
