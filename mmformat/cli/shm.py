@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mmformat.cli.options import Subparsers, add_command, add_common, build
+from mmformat.cli.options import Subparsers, add_command, add_common, build, positive
 from mmformat.cli.output import megabytes
 from mmformat.transport.shm.doctor import diagnose
+from mmformat.transport.shm.layout import MAX_READERS
 from mmformat.transport.shm.segment import SHM_DIRECTORY
 from mmformat.transport.shm.sweep import SegmentInfo, list_segments, sweep
 
@@ -45,18 +46,18 @@ def register(subparsers: Subparsers) -> None:
     _verb(verbs, "gc", _gc, "remove the arenas that no living process holds")
     doctor = _verb(verbs, "doctor", _doctor, "say what size is needed, and what there is")
     doctor.add_argument(
-        "--tp", type=int, default=4, metavar="N", help="ranks that read (default 4)"
+        "--tp", type=_ranks, default=4, metavar="N", help="ranks that read, 1 to 64 (default 4)"
     )
     doctor.add_argument(
         "--image-mb",
-        type=float,
+        type=_image_mb,
         default=25.8,
         metavar="M",
         help="megabytes of one request's tensors (default 25.8, one 1024x1024 Qwen2-VL image)",
     )
     doctor.add_argument(
         "--requests",
-        type=int,
+        type=positive,
         default=32,
         metavar="R",
         help="requests between put and the last release at once (default 32)",
@@ -77,10 +78,25 @@ def _verb(verbs: Subparsers, name: str, run: object, caption: str) -> Parser:
     return parser
 
 
+def _ranks(text: str) -> int:
+    number = positive(text)
+    if number > MAX_READERS:
+        raise argparse.ArgumentTypeError(f"expected at most {MAX_READERS}, got {number}")
+    return number
+
+
+def _image_mb(text: str) -> float:
+    number = float(text)
+    if not 1 <= number * 1e6 < 2**62:  # also not for nan
+        raise argparse.ArgumentTypeError(f"expected megabytes above 0, got {text}")
+    return number
+
+
 def _list(arguments: argparse.Namespace, output: Output) -> int:
     found = list_segments(arguments.directory)
     if output.wants_json:
-        output.json([{**dataclasses.asdict(info), "dead": info.dead} for info in found])
+        arenas = [{**dataclasses.asdict(info), "dead": info.dead} for info in found]
+        output.json({"directory": str(arguments.directory), "arenas": arenas})
     elif not found:
         output.note(f"no arena of yours in {arguments.directory}")
     else:
@@ -103,7 +119,7 @@ def _row(info: SegmentInfo) -> tuple[str, ...]:
 def _gc(arguments: argparse.Namespace, output: Output) -> int:
     removed = sweep(arguments.directory)
     if output.wants_json:
-        output.json({"removed": removed})
+        output.json({"directory": str(arguments.directory), "removed": removed})
         return 0
     for name in removed:
         output.text(name)

@@ -22,6 +22,8 @@ def test_a_missing_one_names_its_extra() -> None:
     assert caught.value.code == "missing-extra"
     assert caught.value.hint == "pip install 'mmformat[media]'"
     assert isinstance(caught.value, ImportError)
+    # What to install is the package: "rich", not "rich.box".
+    assert str(caught.value) == "expected the module 'mmformat_no_such_module', got none installed"
 
 
 def test_a_broken_install_is_not_a_missing_one(

@@ -39,8 +39,8 @@ def room_hint(directory: Path) -> str:
     if directory == SHM_DIRECTORY:
         return (
             "give the container more: docker run --shm-size=8g (or --ipc=host); in Kubernetes an "
-            "emptyDir with medium: Memory mounted at /dev/shm; or choose backing='file'; "
-            "`mmformat shm doctor` computes the size"
+            "emptyDir with medium: Memory mounted at /dev/shm; or choose backing='memfd' or "
+            "'file'; `mmformat shm doctor` computes the size"
         )
     return f"make {directory} larger or choose another directory"
 

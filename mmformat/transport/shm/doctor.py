@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from mmformat.errors import TransportError
-from mmformat.transport.shm.container import memory_limit_nbytes
+from mmformat.transport.shm.container import in_container, memory_limit_nbytes, memory_nbytes
 from mmformat.transport.shm.create import room_hint
 from mmformat.transport.shm.layout import MAX_READERS, MAX_SLOTS, Layout, page_ceiling
 from mmformat.transport.shm.segment import SHM_DIRECTORY
@@ -67,6 +67,30 @@ def needed_nbytes(*, requests: int, request_nbytes: int) -> int:
     return page_ceiling(int(requests * page_ceiling(request_nbytes) * _HEADROOM))
 
 
+def _more_room(directory: Path, wanted: int) -> str:
+    gibibytes = -(-wanted // 2**30)
+    if directory != SHM_DIRECTORY:
+        return room_hint(directory)
+    memory = memory_nbytes()
+    if memory is not None and wanted > memory:
+        # No option makes more of it than the machine has.
+        return (
+            f"this machine has {memory:,} bytes of memory, less than the arena: fewer requests at "
+            "once, smaller images, or backing='file' in a directory on a disk"
+        )
+    if in_container():
+        return (
+            f"give the container more: docker run --shm-size={gibibytes}g (or --ipc=host); in "
+            f"Kubernetes an emptyDir with medium: Memory and sizeLimit: {gibibytes}Gi mounted at "
+            f"{SHM_DIRECTORY}; or choose backing='memfd', which needs no directory, or "
+            "backing='file'"
+        )
+    return (
+        f"mount -o remount,size={gibibytes}G /dev/shm; or choose backing='memfd', which needs no "
+        "directory, or backing='file'"
+    )
+
+
 def diagnose(
     *, tp: int, requests: int, request_nbytes: int, directory: Path = SHM_DIRECTORY
 ) -> Diagnosis:
@@ -111,7 +135,7 @@ def diagnose(
     limit = memory_limit_nbytes()
     advice = []
     if segment > free + dead:
-        advice.append(room_hint(directory))
+        advice.append(_more_room(directory, segment))
     elif segment > free:
         advice.append("run `mmformat shm gc`: dead segments hold the room that is missing")
     if limit is not None and segment > limit:

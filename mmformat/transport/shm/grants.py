@@ -12,6 +12,7 @@ from mmformat.transport.shm.handle import Handle
 from mmformat.transport.shm.layout import DIGEST_NBYTES, RECORD_WORDS, ROW_WORDS, Layout
 from mmformat.transport.shm.ledger import Extent, Ledger
 from mmformat.transport.shm.ordering import fence
+from mmformat.transport.shm.shortage import Holding
 from mmformat.transport.shm.steps import step
 
 __all__ = ["Grants"]
@@ -67,6 +68,23 @@ class Grants:
     def present(self) -> int:
         """How many readers are attached and not known to be dead."""
         return sum(self._is_present(reader) for reader in range(len(self._rows)))
+
+    def holdings(self) -> tuple[Holding, ...]:
+        """Return what each rank has not released, for those that hold anything."""
+        found = []
+        for reader, row in enumerate(self._rows):
+            held = [
+                grant.extent.content_nbytes
+                for record, grant in self._granted.items()
+                if grant.holders >> reader & 1
+                and self._words[row + ROW_WORDS + record] < grant.generation
+            ]
+            if held:
+                ever = self._words[row] != 0
+                found.append(
+                    Holding(reader=reader, slots=len(held), nbytes=sum(held), ever_attached=ever)
+                )
+        return tuple(found)
 
     def grant(self, record: int, extent: Extent) -> Handle:
         """Make a sealed slot valid for every reader that is there or still to come."""

@@ -18,13 +18,11 @@ from mmformat.transport.shm.backing import Backing, check_counts, directory_of
 from mmformat.transport.shm.create import create as create_segment
 from mmformat.transport.shm.grants import Grants
 from mmformat.transport.shm.handle import Handle
-from mmformat.transport.shm.layout import (
-    CLOSED,
-    STATE_WORD,
-)
+from mmformat.transport.shm.layout import CLOSED, STATE_WORD
 from mmformat.transport.shm.ledger import Extent, Ledger
 from mmformat.transport.shm.metrics import Metrics, metrics_of
 from mmformat.transport.shm.segment import Segment
+from mmformat.transport.shm.shortage import Shortage
 from mmformat.transport.shm.slot import Slot
 from mmformat.transport.shm.stats import ArenaStats
 from mmformat.transport.shm.steps import step
@@ -293,13 +291,20 @@ class ShmArena:
             )
 
     def _full(self, nbytes: int, timeout_s: float) -> ArenaFullError:
-        free = self._ledger.allocator
-        return ArenaFullError(
-            f"expected room for {nbytes:,} bytes within {timeout_s:g} s, got {free.free_nbytes:,} "
-            f"free of {self.nbytes:,} ({free.largest:,} in one piece) and "
-            f"{len(self._grants.free)} free of {self.slots} slots",
-            hint="wait longer, let the ranks release sooner, or create a larger arena",
-        )
+        with self._mutex:
+            free = self._ledger.allocator
+            return Shortage(
+                wanted_nbytes=nbytes,
+                timeout_s=timeout_s,
+                nbytes=self.nbytes,
+                free_nbytes=free.free_nbytes,
+                largest_free_nbytes=free.largest,
+                slots=self.slots,
+                free_slots=len(self._grants.free),
+                unsealed_slots=self.slots - len(self._grants.free) - len(self._grants),
+                writer_nbytes=sum(extent.nbytes for extent in self._ledger.lingering),
+                holdings=self._grants.holdings(),
+            ).error()
 
     def _try_reserve(self, nbytes: int, *, first: bool) -> Slot | None:
         with self._mutex:

@@ -181,3 +181,24 @@ def test_verify_of_what_cannot_be_read_is_no_answer(
 ) -> None:
     assert main(["verify", str(message), "/no/such/file"]) == 3
     assert "error: /no/such/file: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_message_may_come_through_a_pipe(command: str, message: Path) -> None:
+    def piped(data: bytes) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [*COMMAND, command, "-", "--json"], input=data, capture_output=True, check=False
+        )
+
+    good = piped(message.read_bytes())
+    assert good.returncode == 0, good.stderr
+    by_path = json.loads(run(command, message, "--json").stdout)["files"][0]
+    assert json.loads(good.stdout)["files"] == [{**by_path, "path": "-"}]
+    bad = piped(b"not a message")
+    assert bad.returncode == (3 if command == "inspect" else 1)
+    assert b"Traceback" not in bad.stderr
+
+
+def test_a_file_called_minus_is_reached_by_its_folder(message: Path) -> None:
+    message.rename(message.with_name("-"))
+    assert run("verify", "./-", cwd=message.parent).stdout.endswith(": sound\n")

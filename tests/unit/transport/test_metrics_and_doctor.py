@@ -104,10 +104,34 @@ def test_the_doctor_counts_pages_headroom_and_tables(tmp_path: Path) -> None:
         assert (tmp_path / arena.name).stat().st_size == found.segment_nbytes
 
 
-def test_the_doctor_says_what_to_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("contained", "remedy"),
+    [(True, "docker run --shm-size={}g"), (False, "mount -o remount,size={}G /dev/shm")],
+)
+def test_the_doctor_says_what_to_change(
+    monkeypatch: pytest.MonkeyPatch, *, contained: bool, remedy: str
+) -> None:
+    monkeypatch.setattr(doctor_module, "in_container", lambda: contained)
+    monkeypatch.setattr(doctor_module, "memory_nbytes", lambda: 2**60)
     found = diagnose(tp=4, requests=10**6, request_nbytes=10**9)
     assert not found.is_enough
-    assert "--shm-size" in found.advice[0]
+    assert remedy.format(-(-found.segment_nbytes // 2**30)) in found.advice[0]
+    assert ("shm-size" in found.advice[0]) == contained
+
+
+def test_the_doctor_proposes_nothing_that_the_machine_cannot_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor_module, "memory_nbytes", lambda: 2**30)
+    found = diagnose(tp=4, requests=10**6, request_nbytes=10**9)
+    assert "1,073,741,824 bytes of memory" in found.advice[0]
+    assert "size=" not in found.advice[0]
+    # Nor for a directory that is no tmpfs of a container's.
+    found = diagnose(tp=4, requests=10**6, request_nbytes=10**9, directory=tmp_path)
+    assert found.advice[0] == f"make {tmp_path} larger or choose another directory"
+
+
+def test_the_doctor_knows_the_containers_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_module, "memory_limit_nbytes", lambda: 1_000_000)
     found = diagnose(tp=1, requests=1, request_nbytes=2_000_000)
     assert found.memory_limit_nbytes == 1_000_000
@@ -162,7 +186,10 @@ def test_the_command_lists_the_living_and_removes_the_dead(
     with ShmArena.create(nbytes=PAGE, readers=2, backing="file", directory=tmp_path) as arena:
         (tmp_path / "mmf-0-1-1-dead").write_bytes(bytes(100))
         assert main(["shm", "list", *where]) == 0
-        listed = {info["name"]: info for info in json.loads(capsys.readouterr().out)}
+        answer = json.loads(capsys.readouterr().out)
+        assert sorted(answer) == ["arenas", "directory"]
+        assert answer["directory"] == str(tmp_path)
+        listed = {info["name"]: info for info in answer["arenas"]}
         assert listed[arena.name]["producer_alive"]
         assert not listed[arena.name]["dead"]
         assert listed["mmf-0-1-1-dead"]["dead"]
@@ -171,7 +198,8 @@ def test_the_command_lists_the_living_and_removes_the_dead(
         assert "alive" in table
         assert "dead" in table
         assert main(["shm", "gc", *where]) == 0
-        assert json.loads(capsys.readouterr().out) == {"removed": ["mmf-0-1-1-dead"]}
+        answer = {"directory": str(tmp_path), "removed": ["mmf-0-1-1-dead"]}
+        assert json.loads(capsys.readouterr().out) == answer
         assert [path.name for path in tmp_path.iterdir()] == [arena.name]
 
 
@@ -185,3 +213,25 @@ def test_the_command_answers_no_with_its_exit_status(
     assert json.loads(capsys.readouterr().out)["advice"]
     assert main(["shm", "list", "--directory", str(tmp_path / "none")]) == 3
     assert "error: expected a directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--tp", "0"),
+        ("--tp", "65"),
+        ("--tp", "two"),
+        ("--requests", "0"),
+        ("--image-mb", "0"),
+        ("--image-mb", "nan"),
+        ("--image-mb", "inf"),
+        ("--image-mb", "-1"),
+    ],
+)
+def test_numbers_that_cannot_be_are_wrong_usage(
+    options: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["shm", "doctor", *options]) == 2
+    error = capsys.readouterr().err
+    assert f"argument {options[0]}" in error
+    assert "hint: mmformat shm doctor --help" in error
