@@ -18,16 +18,16 @@ from mmformat.model.limits import Limits
 from mmformat.model.source import Source
 from mmformat.model.tensors import is_torch
 
-__all__ = ["BARE", "exact_int", "join", "split"]
+__all__ = ["BARE", "LARGEST_INT", "exact_int", "join", "split"]
 
 SAFE_INT: Final = 2**53
 """Larger ints are written as text: a JSON reader in another language may hold doubles only."""
 
-MAX_INT_BITS: Final = 4096
-"""The largest int that travels; text to number takes time that grows with its square."""
-
 MAX_INT_DIGITS: Final = 1234
-"""Decimal digits of 2**4096."""
+"""Those of 2**4096; text to number takes time that grows with their square."""
+
+LARGEST_INT: Final = 10**MAX_INT_DIGITS - 1
+"""The largest int that travels: what was read can be written again."""
 
 REMEMBERED_CHARACTERS: Final = 4096
 """Attributes of at most this many characters are remembered as they were parsed."""
@@ -111,9 +111,10 @@ class _Splitter:
         return {"$dict": [[self.value(key, f"{name}.keys"), part] for key, part in parts.items()]}
 
     def _large_int(self, value: int, name: str) -> Any:
-        if value.bit_length() > MAX_INT_BITS:
+        if abs(value) > LARGEST_INT:
             raise EncodeError(
-                f"expected an int of at most {MAX_INT_BITS:,} bits, got {value.bit_length():,}",
+                f"expected an int of at most {MAX_INT_DIGITS:,} digits, got one of "
+                f"{value.bit_length():,} bits",
                 path=f"{self.path}.{name}",
             )
         return {"$int": str(value)}

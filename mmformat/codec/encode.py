@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
-from mmformat.codec.attributes import BARE, split
+from mmformat.codec.attributes import BARE, LARGEST_INT, split
 from mmformat.codec.batch import write_batch, write_compressed_batch
 from mmformat.codec.compression import worth_compressing
 from mmformat.codec.encodings import entry_of
@@ -127,7 +127,7 @@ def _item_row(index: int, item: MultimodalDataItem) -> Row:
         item.identity,
         _ranges(item.offsets, f"{path}.offsets"),
     )
-    _integer(item.pad_value, f"{path}.pad_value", bits=63)
+    _integer(item.pad_value, f"{path}.pad_value", allowed=_WORDS)
     _check_text(item.identity, f"{path}.identity")
     values: dict[str, Any] = {}
     for name in ("feature", "precomputed_embeddings"):
@@ -167,12 +167,18 @@ def _split_into(row: Row, values: dict[str, Any], *, path: str) -> str:
     return split(values, collect, path=path)
 
 
-def _integer(value: object, path: str, *, bits: int = 4096) -> str | None:
+_HASHES: Final = range(-LARGEST_INT, LARGEST_INT + 1)
+_WORDS: Final = range(-(2**63), 2**63)
+
+
+def _integer(value: object, path: str, *, allowed: range = _HASHES) -> str | None:
     if value is None:
         return None
-    if type(value) is not int or not -(1 << bits) <= value < 1 << bits:
+    if type(value) is not int or value not in allowed:
         raise EncodeError(
-            f"expected None or an int of at most {bits} bits, got {type(value).__name__}", path=path
+            f"expected None or an int below 2**{allowed.stop.bit_length() - 1}, got "
+            f"{type(value).__name__}",
+            path=path,
         )
     return str(value)
 

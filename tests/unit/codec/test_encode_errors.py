@@ -46,7 +46,7 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "text subclass": (Text("a"), "Text", "str(value)"),
     "datetime64": (np.datetime64("2024-01-01"), "datetime64", "plain Python values"),
     "numpy text": (np.str_("a"), "str_", "str(value)"),
-    "huge int": (1 << 5000, "4,096 bits", ""),
+    "huge int": (1 << 5000, "1,234 digits", ""),
     "big-endian": (np.ones(3, ">f4"), "dtype('>f4')", "newbyteorder('=')"),
     "objects": (np.array([None, 1]), "dtype('O')", "astype"),
     "text array": (np.array(["a"]), "dtype('<U1')", "astype"),
