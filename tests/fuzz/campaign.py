@@ -53,7 +53,8 @@ def main() -> int:
         for process in [process for process in _running if process.poll() is not None]:
             _running.remove(process)
             if process.returncode:
-                print(f"rc {process.returncode}: {process.args}", flush=True)
+                print(f"{process.args[3]} ended with {process.returncode}", flush=True)
+                time.sleep(5)  # one that cannot even start is not started again at once
         left = int(end_s - time.monotonic())
         if left <= 0 and not _running:
             break

@@ -88,10 +88,10 @@ def mutate_message(data: bytes, limit: int, chance: random.Random, mutate: Mutat
     )
     try:
         made = how(data, chance, mutate)
-    except (MMFormatError, ValueError, OverflowError, TypeError, KeyError, IndexError):
-        # What cannot even be forged: struct and Arrow refuse it, or the input has no such part.
-        made = mutate(data, limit)
+    except MemoryError:
+        raise  # reading for the mutation took more than reading may take
     except Exception:
+        # What cannot even be forged: struct and Arrow refuse it, or the input has no such part.
         made = mutate(data, limit)
     return made if len(made) <= limit else mutate(data, limit)
 
@@ -159,7 +159,7 @@ def _change_columns(data: bytes, chance: random.Random, mutate: Mutate) -> bytes
     pairs = [
         (metadata.buffers[i], metadata.buffers[i + 1])
         for i in range(0, len(metadata.buffers), 2)
-        if metadata.buffers[i + 1]
+        if 0 < metadata.buffers[i + 1] <= len(data)
     ]
     offset, nbytes = chance.choice(pairs)
     at = found.body_at + offset

@@ -34,20 +34,26 @@ class Watched:
 
     def __call__(self, data: bytes) -> None:
         """Check one input."""
+        self.high_nbytes = max(self.high_nbytes, self._peak_nbytes())  # the mutation's too
         try:
             self.target.check(data)
         except Exception as error:
-            self._keep(data, error)
+            self.keep(data, error)
         self.executions += 1
-        nbytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        nbytes = self._peak_nbytes()
         if nbytes > self.high_nbytes + HIGH_WATER_NBYTES and self.executions > WARM_UP:
             grown = nbytes - self.high_nbytes
-            self._keep(data, MemoryError(f"{grown:,} bytes for one input"))
+            self.keep(data, MemoryError(f"{grown:,} bytes for one input"))
         self.high_nbytes = max(nbytes, self.high_nbytes)
         if self.executions % 64 == 0 and time.monotonic() > self.written_s + 2:
             self.write()
 
-    def _keep(self, data: bytes, error: Exception) -> None:
+    @staticmethod
+    def _peak_nbytes() -> int:
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def keep(self, data: bytes, error: Exception) -> None:
+        """Keep an input and what it did, once for each place."""
         self.found += 1
         trace = traceback.extract_tb(error.__traceback__)
         where = [f"{Path(frame.filename).name}:{frame.lineno}" for frame in trace[-3:]]
@@ -86,7 +92,7 @@ def main() -> None:
     parser.add_argument("target")
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--folder", type=Path, default=Path(".fuzz"))
-    parser.add_argument("--rss-limit-mb", type=int, default=2048)
+    parser.add_argument("--headroom-mb", type=int, default=768)
     options = parser.parse_args()
 
     import atheris
@@ -102,11 +108,21 @@ def main() -> None:
     for seed in target.seeds():
         name = hashlib.sha1(seed, usedforsecurity=False).hexdigest()
         (seeds / name).write_bytes(seed)
+    for seed in target.seeds():
+        target.check(seed)  # whatever is imported late is imported now
+    # Beyond this an allocation fails, and the traceback says whose it was.
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    ceiling = taken + options.headroom_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (ceiling, ceiling))
     watched = Watched(target, options.folder)
 
     def mutate(data: bytes, max_nbytes: int, seed: int) -> bytes:
         chance = random.Random(seed)
-        return target.mutate(data, max_nbytes, chance, atheris.Mutate)
+        try:
+            return target.mutate(data, max_nbytes, chance, atheris.Mutate)
+        except MemoryError as error:
+            watched.keep(data, error)
+            return data[:max_nbytes]
 
     arguments = [
         sys.argv[0],
@@ -114,7 +130,7 @@ def main() -> None:
         str(seeds),
         f"-max_total_time={options.seconds}",
         f"-max_len={target.max_nbytes}",
-        f"-rss_limit_mb={options.rss_limit_mb}",
+        "-rss_limit_mb=0",
         f"-artifact_prefix={watched.findings}/{target.name}-",
         "-timeout=30",
         "-len_control=0",
