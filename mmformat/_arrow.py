@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import pyarrow as pa
 from pyarrow import ipc
 
-__all__ = ["Buffer", "Lz4Codec", "Schema", "lz4_codec", "view_of_address"]
+__all__ = ["Buffer", "Codec", "Schema", "codec_of", "decompress_into", "view_of_address"]
 
 Schema: TypeAlias = Any
 """A ``pyarrow.Schema``; pyarrow ships no types."""
+
+ZSTD_LEVEL: Final = 3
+"""Zstandard's own default."""
 
 
 class Buffer(Protocol):
@@ -28,7 +32,7 @@ class Buffer(Protocol):
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
-class Lz4Codec(Protocol):
+class Codec(Protocol):
     """What we use of a ``pyarrow.Codec``."""
 
     def compress(self, buf: object, *, asbytes: bool = False) -> Buffer: ...
@@ -50,9 +54,16 @@ def buffer_of(value: object) -> Buffer:
     return cast(Buffer, pa.py_buffer(value))
 
 
-def lz4_codec() -> Lz4Codec:
-    """Return Arrow's LZ4 frame codec."""
-    return cast(Lz4Codec, pa.Codec("lz4"))
+def codec_of(name: str) -> Codec:
+    """Return Arrow's codec of frames, ``"lz4"`` or ``"zstd"``; threads may share it."""
+    if name == "zstd":
+        return cast(Codec, pa.Codec(name, compression_level=ZSTD_LEVEL))
+    return cast(Codec, pa.Codec(name))
+
+
+def core_count() -> int:
+    """Return how many threads may compute at once: the cores we may use, or fewer if Arrow may."""
+    return max(1, min(len(os.sched_getaffinity(0)), cast(int, pa.cpu_count())))
 
 
 def serialize_schema(schema: Schema) -> bytes:
@@ -66,22 +77,36 @@ def open_stream(source: object) -> Any:
     return ipc.open_stream(source, options=ipc.IpcReadOptions(ensure_native_endian=False))
 
 
-def decompress_lz4(frame: object, nbytes: int) -> bytes:
-    """Return what an LZ4 frame holds, which must be ``nbytes`` bytes.
+def decompress_into(frame: object, destination: memoryview, codec: str) -> None:
+    """Write what a frame holds, which must be as many bytes as the destination has.
 
     ``Codec.decompress`` returns as many bytes as it is asked for and does not say how many of them
-    it wrote; the stream does.
+    it wrote; the stream does, and it writes to memory that we have. Other threads run meanwhile.
 
     Raises
     ------
     OSError, ValueError
         When the frame is corrupt or holds another number of bytes.
     """
-    with pa.CompressedInputStream(pa.BufferReader(frame), "lz4") as stream:
-        data = cast(bytes, stream.read(nbytes))
-        if len(data) != nbytes or stream.read(1):
-            raise ValueError(f"{len(data)} bytes or more")
-    return data
+    with pa.CompressedInputStream(pa.BufferReader(frame), codec) as stream:
+        nbytes = stream.readinto(destination)
+        if nbytes != len(destination) or stream.read(1):
+            raise ValueError(f"{nbytes} bytes or more")
+
+
+def decompressed_nbytes(frame: object, codec: str, *, most: int) -> int:
+    """Return how many bytes a frame holds, or some number over ``most``; none of them is kept.
+
+    Raises
+    ------
+    OSError, ValueError
+        When the frame is corrupt.
+    """
+    nbytes = 0
+    with pa.CompressedInputStream(pa.BufferReader(frame), codec) as stream:
+        while nbytes <= most and (piece := stream.read(2**20)):
+            nbytes += len(piece)
+    return nbytes
 
 
 def validate_stream(source: object) -> None:
@@ -95,12 +120,3 @@ def validate_stream(source: object) -> None:
     with open_stream(source) as reader:
         for batch in reader:
             batch.validate(full=True)
-
-
-def read_compressed_batch(message: object, schema: Schema) -> list[Buffer | None]:
-    """Return the decompressed buffers of an encapsulated record batch, in depth-first order.
-
-    Arrow decompresses the buffers in parallel and checks that each frame has its claimed length.
-    """
-    batch = ipc.read_record_batch(ipc.read_message(message), schema)
-    return [buffer for column in batch.columns for buffer in column.buffers()]

@@ -179,7 +179,8 @@ def read_rows(
     Notes
     -----
     **Copies**: the columns' values, and tensors of 12 bytes or fewer; other tensors stay views.
-    A data buffer given as a Place is taken unread: its length counts, its first bytes do not.
+    A data buffer given as a Place is taken unread: its length counts, its first bytes do not, and
+    the Place is told what they should be.
     """
     layout = layout_of(structure)
     read = _Reader(structure, layout, layout.columns.unpack_from(columns))
@@ -372,7 +373,9 @@ class _Reader:
                     f"got {nbytes}",
                     code="view",
                 )
-            if not isinstance(chunk, Place) and bytes(memoryview(chunk)[:4]) != prefix:
+            if isinstance(chunk, Place):
+                chunk.prefix = prefix
+            elif bytes(memoryview(chunk)[:4]) != prefix:
                 raise DecodeError(
                     f"expected the first bytes of data buffer {used} in its view",
                     code="view-prefix",

@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
 import pyarrow as pa
 
-from mmformat._arrow import decompress_lz4, read_compressed_batch
+from mmformat._arrow import decompress_into, decompressed_nbytes
+from mmformat.codec.cores import on_all_cores
 from mmformat.codec.flatbuffer import BatchMetadata
+from mmformat.codec.frame import RATIO, check_frame
 from mmformat.codec.layout import BUFFERS
-from mmformat.codec.rows import Bytes
-from mmformat.codec.schema import ALIGNMENT, SCHEMA
+from mmformat.codec.rows import DICTIONARY, Bytes, Place, Row
+from mmformat.codec.schema import ALIGNMENT
 from mmformat.codec.spans import Spans
-from mmformat.errors import IntegrityError, TruncatedError
+from mmformat.errors import DecodeError, IntegrityError, TruncatedError
 
-__all__ = ["claimed_lengths", "decompress_batch", "decompress_columns"]
+__all__ = [
+    "Allocate",
+    "check_lengths",
+    "claimed_lengths",
+    "decompress_columns",
+    "decompress_tensors",
+]
 
-RATIO = 255
-"""An LZ4 sequence cannot make more bytes than this of one."""
+Allocate: TypeAlias = Callable[[int], Any]
+"""Return writable memory of so many bytes, at a multiple of 64."""
+
+ALONE_NBYTES = 2**20
+"""Fewer bytes than this are decompressed sooner than a thread starts."""
 
 
 def claimed_lengths(spans: Spans, body_at: int, metadata: BatchMetadata) -> tuple[int, ...]:
@@ -26,6 +41,7 @@ def claimed_lengths(spans: Spans, body_at: int, metadata: BatchMetadata) -> tupl
     IntegrityError, TruncatedError
         When a length is missing, or more than its bytes can make.
     """
+    ratio = RATIO[metadata.codec or "lz4"]
     lengths = []
     for index, (offset, nbytes) in enumerate(_pairs(metadata.buffers)):
         path = f"$.buffers[{index}]"
@@ -38,38 +54,15 @@ def claimed_lengths(spans: Spans, body_at: int, metadata: BatchMetadata) -> tupl
             claimed = int.from_bytes(spans.read(body_at + offset, 8), "little", signed=True)
             if claimed == -1:  # stored as it is
                 claimed = nbytes - 8
-            if not 0 <= claimed <= RATIO * (nbytes - 8):
+            if not 0 <= claimed <= ratio * (nbytes - 8):
                 raise IntegrityError(
-                    f"expected a length that {nbytes - 8} bytes of LZ4 can make, got {claimed}",
+                    f"expected a length that {nbytes - 8} bytes of {metadata.codec} can make, "
+                    f"got {claimed}",
                     path=path,
                     code="compression",
                 )
         lengths.append(claimed)
     return tuple(lengths)
-
-
-def decompress_batch(message: Bytes, lengths: tuple[int, ...]) -> tuple[Bytes, list[Bytes]]:
-    """Return the column buffers as a plain body has them, and the data buffers.
-
-    Raises
-    ------
-    IntegrityError
-        When a buffer is no LZ4 frame of its claimed length.
-
-    Notes
-    -----
-    **Copies**: every byte, on all cores; the columns once more.
-    """
-    try:
-        buffers = [
-            memoryview(b"" if buffer is None else buffer)
-            for buffer in read_compressed_batch(message, SCHEMA)
-        ]
-    except (pa.ArrowException, OSError) as error:
-        raise _not_lz4(error) from error
-    if tuple(map(len, buffers)) != lengths:
-        raise _not_lz4("other lengths")
-    return _columns(buffers[:BUFFERS]), list(buffers[BUFFERS:])
 
 
 def decompress_columns(
@@ -80,31 +73,164 @@ def decompress_columns(
     Raises
     ------
     IntegrityError
-        When a buffer is no LZ4 frame of its claimed length.
+        When a buffer is no frame of its claimed length.
     """
-    buffers: list[Bytes] = []
-    for (offset, nbytes), length in zip(_pairs(metadata.buffers)[:BUFFERS], lengths, strict=False):
+    columns = []
+    for at, (offset, nbytes) in enumerate(_pairs(metadata.buffers)[:BUFFERS]):
         stored = spans.read(body_at + offset, nbytes)
-        if nbytes == 0 or int.from_bytes(stored[:8], "little", signed=True) == -1:
-            buffers.append(stored[8:])
+        column = bytearray(lengths[at])
+        _unpack(_Part(stored, memoryview(column), f"$.buffers[{at}]"), metadata.codec or "lz4")
+        columns.append(column + bytes(-len(column) % 8))
+    joined = b"".join(columns)
+    return joined + bytes(-len(joined) % ALIGNMENT)
+
+
+def check_lengths(
+    spans: Spans, body_at: int, metadata: BatchMetadata, lengths: tuple[int, ...]
+) -> None:
+    """Raise when a data buffer is no frame of its claimed length.
+
+    For a batch whose columns say something else already: whoever claims a wrong length is told
+    so, and not that a view disagrees with it.
+
+    Raises
+    ------
+    DecodeError, IntegrityError
+        Naming the buffer.
+
+    Notes
+    -----
+    **Cost**: every data buffer is decompressed, a megabyte at a time, and kept nowhere.
+    """
+    codec = metadata.codec or "lz4"
+    for at, (offset, nbytes) in enumerate(_pairs(metadata.buffers)):
+        if at < BUFFERS or not nbytes:
             continue
+        stored = spans.read(body_at + offset, nbytes)
+        if int.from_bytes(stored[:8], "little", signed=True) == -1:
+            continue
+        path = f"$.buffers[{at}]"
+        check_frame(stored[8:], lengths[at], codec, path=path)
         try:
-            buffers.append(decompress_lz4(stored[8:], length))
+            found: object = decompressed_nbytes(stored[8:], codec, most=lengths[at])
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise _not_lz4(error) from error
-    return _columns(buffers)
+            found = error
+        if found != lengths[at]:
+            raise _other_length(found, codec, path)
+
+
+class _Part(NamedTuple):
+    """One buffer as it is stored, and the memory that it is written to."""
+
+    stored: memoryview
+    destination: memoryview
+    path: str
+
+
+def decompress_tensors(
+    spans: Spans, rows: Sequence[Row], codec: str, *, allocate: Allocate | None = None
+) -> None:
+    """Replace each Place among the rows' data by its bytes, on all cores.
+
+    The chunks of a tensor are written behind each other, so that they are one view of it. All of
+    its lengths must have been checked, against limits and against its shape.
+
+    Parameters
+    ----------
+    spans : Spans
+        The message.
+    rows : sequence of Row
+        Of one compressed batch; changed in place.
+    codec : {"lz4", "zstd"}
+        Of the batch.
+    allocate : callable, optional
+        Called once for each tensor that has a Place.
+
+    Raises
+    ------
+    IntegrityError
+        When a buffer is no frame of its claimed length.
+    DecodeError
+        When its first bytes are not those in its view.
+
+    Notes
+    -----
+    **Copies**: each byte is written once to its place. **Cost**: beside that, each thread holds
+    about a megabyte, whatever the sizes are.
+    """
+    parts: list[_Part] = []
+    prefixes: list[bytes] = []
+    for row in rows:
+        for number, entry in enumerate(row.tensors):
+            if not any(type(chunk) is Place for chunk in entry.data):
+                continue
+            path = f"$.items[{row.item}].{entry.name}"
+            data = list(_laid_out(entry.data, entry.encoding == DICTIONARY, allocate or _memory))
+            for chunk, destination in zip(entry.data, data, strict=True):
+                if type(chunk) is Place:
+                    stored = spans.read(chunk.at, chunk.stored_nbytes)
+                    parts.append(_Part(stored, destination, path))
+                    prefixes.append(chunk.prefix)
+                else:
+                    destination[:] = chunk
+            row.tensors[number] = entry._replace(data=data)
+
+    def unpack(part: _Part) -> None:
+        _unpack(part, codec)
+
+    if sum([len(part.destination) for part in parts]) < ALONE_NBYTES:
+        for part in parts:
+            unpack(part)
+    else:
+        on_all_cores(unpack, parts)
+    for part, prefix in zip(parts, prefixes, strict=True):
+        if bytes(part.destination[:4]) != prefix:
+            raise DecodeError(
+                "expected the first bytes of each data buffer in its view",
+                path=part.path,
+                code="view-prefix",
+            )
+
+
+def _laid_out(data: Sequence[Any], has_table: bool, allocate: Allocate) -> Iterator[memoryview]:
+    """Yield memory for each chunk, each right behind the other; the codes of a dictionary align."""
+    padding = -len(data[0]) % ALIGNMENT if has_table else 0
+    memory = memoryview(allocate(sum(map(len, data)) + padding)).cast("B")
+    at = 0
+    for number, chunk in enumerate(data):
+        yield memory[at : at + len(chunk)]
+        at += len(chunk) + (0 if number else padding)
+
+
+def _memory(nbytes: int) -> Any:
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + nbytes]
+
+
+def _unpack(part: _Part, codec: str) -> None:
+    stored, destination, path = part
+    if not len(stored):
+        return
+    frame = stored[8:]
+    if int.from_bytes(stored[:8], "little", signed=True) == -1:
+        # numpy's copy, unlike a memoryview's, lets other threads run.
+        np.copyto(np.frombuffer(destination, np.uint8), np.frombuffer(frame, np.uint8))
+        return
+    check_frame(frame, len(destination), codec, path=path)
+    try:
+        decompress_into(frame, destination, codec)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _other_length(error, codec, path) from error
+
+
+def _other_length(found: object, codec: str, path: str) -> IntegrityError:
+    return IntegrityError(
+        f"expected a frame of {codec} of the length before it, got: {found}",
+        path=path,
+        code="compression",
+    )
 
 
 def _pairs(flat: tuple[int, ...]) -> list[tuple[int, int]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
-
-
-def _columns(buffers: list[Bytes] | list[memoryview]) -> bytes:
-    joined = b"".join([bytes(buffer) + bytes(-len(buffer) % 8) for buffer in buffers])
-    return joined + bytes(-len(joined) % ALIGNMENT)
-
-
-def _not_lz4(what: object) -> IntegrityError:
-    return IntegrityError(
-        f"expected LZ4 frames of the lengths before them, got: {what}", code="compression"
-    )

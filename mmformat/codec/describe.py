@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mmformat.codec.columns import read_rows
 from mmformat.codec.decode import gather
-from mmformat.codec.decompression import decompress_columns
 from mmformat.codec.encodings import check_entry
-from mmformat.codec.layout import BUFFERS, layout_of
 from mmformat.codec.rows import Place, Row, TensorEntry
 from mmformat.codec.schema import VERSION
-from mmformat.codec.spans import Spans, open_spans
-from mmformat.codec.stream import Batch, find_batches, structure_in
+from mmformat.codec.spans import open_spans
+from mmformat.codec.stream import Batch, find_batches, placed_rows
 from mmformat.model.dtypes import ITEMSIZE
 from mmformat.model.limits import Limits
 
@@ -200,9 +197,8 @@ def describe(source: Any, *, limits: Limits | None = None) -> MessageDescription
     def rows_of_batches() -> Iterator[list[Row]]:
         decompressed = 0
         for batch in find_batches(spans, bounds):
-            rows, nbytes = _rows(spans, batch, bounds)
+            rows, nbytes = placed_rows(spans, batch, bounds, decompressed=decompressed)
             decompressed += nbytes if batch.metadata.compressed else 0
-            bounds.check("decompressed_nbytes", decompressed)
             for row in rows:
                 numbers.update((id(entry), len(batches)) for entry in row.tensors)
             batches.append(_batch(batch, rows))
@@ -235,21 +231,6 @@ def describe(source: Any, *, limits: Limits | None = None) -> MessageDescription
         request=None if request is None else described(request, "$"),
         batches=tuple(batches),
     )
-
-
-def _rows(spans: Spans, batch: Batch, limits: Limits) -> tuple[list[Row], int]:
-    metadata = batch.metadata
-    structure, lengths = structure_in(spans, batch, limits)
-    if metadata.compressed:
-        columns = decompress_columns(spans, batch.body_at, metadata, lengths)
-    else:
-        columns = spans.read(batch.body_at, layout_of(structure).columns.size)
-    stored = metadata.buffers[2 * BUFFERS :]
-    places = [
-        Place(batch.body_at + stored[2 * at], nbytes=nbytes, stored_nbytes=stored[2 * at + 1])
-        for at, nbytes in enumerate(lengths[BUFFERS:])
-    ]
-    return read_rows(structure, columns, places, limits), sum(lengths)
 
 
 def _batch(batch: Batch, rows: list[Row]) -> BatchDescription:

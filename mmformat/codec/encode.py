@@ -7,10 +7,16 @@ from typing import Any, Final
 
 from mmformat.codec.attributes import BARE, LARGEST_INT, split
 from mmformat.codec.batch import write_batch, write_compressed_batch
-from mmformat.codec.compression import worth_compressing
+from mmformat.codec.compression import continue_large, explained
 from mmformat.codec.encodings import entry_of
-from mmformat.codec.rows import Bytes, Row, TensorEntry
-from mmformat.codec.schema import END_OF_STREAM, REQUEST, SCHEMA_MESSAGE
+from mmformat.codec.rows import Bytes, Row
+from mmformat.codec.schema import (
+    COMPRESSION_KEY,
+    END_OF_STREAM,
+    REQUEST,
+    SCHEMA_MESSAGE,
+    schema_message_with,
+)
 from mmformat.errors import EncodeError, ModelError
 from mmformat.model.compression import Compression
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
@@ -28,8 +34,8 @@ def encode(
     ----------
     inputs : MultimodalInputs
         Materialized inputs: tensors on the CPU, no Source.
-    compression : Compression, {"lz4", "auto"} or None
-        With a codec, tensors over the threshold travel in an LZ4-compressed record batch.
+    compression : Compression, {"lz4", "zstd", "auto"} or None
+        With a codec, tensors over the threshold travel in a compressed record batch.
 
     Returns
     -------
@@ -44,10 +50,10 @@ def encode(
     Notes
     -----
     **Copies**: none of a contiguous tensor's bytes; a non-contiguous view's bytes once; compressed
-    tensors are written anew. **Lifetime**: the message keeps the tensors alive. Do not write to
-    one while the message is in use: it would change, and a reader refuses it when the first
-    bytes of a tensor are not those that were encoded. A tensor that requires a gradient is
-    detached: gradients do not travel.
+    tensors are written anew, on all cores, but for chunks of 1 MiB that do not shrink.
+    **Lifetime**: the message keeps the tensors alive. Do not write to one while the message is in
+    use: it would change, and a reader refuses it when the first bytes of a tensor are not those
+    that were encoded. A tensor that requires a gradient is detached: gradients do not travel.
     **Cost**: constant in the size of uncompressed tensors.
 
     References
@@ -65,11 +71,16 @@ def encode(
     """
     rows = rows_of(inputs)
     options = Compression.of(compression)
-    continuations = [] if options is None else _continue_large(rows, options)
-    frames: list[Bytes] = [SCHEMA_MESSAGE, *write_batch(rows)]
-    if continuations:
-        frames += write_compressed_batch(continuations)
-    return EncodedMessage(_merged([*frames, END_OF_STREAM]))
+    head, behind = SCHEMA_MESSAGE, []
+    if options is not None:
+        continuations, choices = continue_large(rows, options)
+        if choices:
+            head = schema_message_with(COMPRESSION_KEY, explained(choices))
+        if continuations:
+            behind = write_compressed_batch(
+                continuations, "lz4" if options.codec == "auto" else options.codec
+            )
+    return EncodedMessage(_merged([head, *write_batch(rows), *behind, END_OF_STREAM]))
 
 
 def encode_behind(inputs: MultimodalInputs, *, head_nbytes: int) -> EncodedMessage:
@@ -218,20 +229,6 @@ def _ranges(value: Any, path: str) -> list[tuple[int, int]] | None:
     if wide:
         raise EncodeError("expected pairs of int of 64 bits", path=path)
     return ranges
-
-
-def _continue_large(rows: Sequence[Row], options: Compression) -> list[Row]:
-    """Move the tensors to compress out of the rows, into rows that continue them."""
-    continuations = []
-    for row in rows:
-        large: list[TensorEntry] = []
-        small: list[TensorEntry] = []
-        for entry in row.tensors:
-            (large if worth_compressing(entry, options) else small).append(entry)
-        if large:
-            row.tensors = small
-            continuations.append(Row(row.item, row.modality, tensors=large))
-    return continuations
 
 
 def _merged(frames: Sequence[Bytes]) -> list[Bytes]:

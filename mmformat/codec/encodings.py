@@ -20,7 +20,7 @@ from mmformat.model.dtypes import ITEMSIZE
 from mmformat.model.limits import Limits
 from mmformat.model.tensors import TensorSpec, tensor_buffer, tensor_spec
 
-__all__ = ["DictionaryLayout", "check_entry", "dictionary_layout", "entry_of", "tensor_of"]
+__all__ = ["DictionaryLayout", "check_entry", "cut", "dictionary_layout", "entry_of", "tensor_of"]
 
 _PARAMETERS = ("axis", "codes", "entries", "repeat", "repeat_axis", "table_channels")
 
@@ -64,12 +64,15 @@ def entry_of(name: str, value: Any, *, path: str) -> TensorEntry:
 
 
 def _chunks(buffer: Any) -> list[Bytes]:
-    if buffer.size == 0:
-        return []
-    if buffer.size <= CHUNK_NBYTES:
+    return cut(buffer, CHUNK_NBYTES) if buffer.size else []
+
+
+def cut(buffer: Any, nbytes: int) -> list[Bytes]:
+    """Return a buffer in pieces of so many bytes; no byte is copied."""
+    if buffer.size <= nbytes:
         return [buffer]
     # The last chunk takes a rest that would be an inline view: chunks stay behind each other.
-    starts = range(0, buffer.size - INLINE_NBYTES, CHUNK_NBYTES)
+    starts = range(0, buffer.size - INLINE_NBYTES, nbytes)
     ends = [*starts[1:], buffer.size]
     return [
         view_of_address(buffer.address + start, end - start, buffer)

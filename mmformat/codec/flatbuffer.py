@@ -15,6 +15,11 @@ SCHEMA_HEADER: Final = 1
 _V5: Final = 4
 _NODES_AT: Final = 88
 
+CODECS: Final = {0: "lz4", 1: "zstd"}
+"""Arrow's CompressionType."""
+
+_BODY_AT: Final = {"lz4": 4, "zstd": 8}
+
 CACHED_NBYTES: Final = 16 * 2**10
 """Metadata of at most this many bytes are remembered."""
 
@@ -43,8 +48,8 @@ class BatchMetadata(NamedTuple):
         Length and null count of each column in depth-first order.
     buffers : tuple of int
         Offset and length of each buffer in the body.
-    compressed : bool
-        Whether each buffer is an LZ4 frame behind its uncompressed length.
+    codec : {"lz4", "zstd"} or None
+        Of what codec each buffer is a frame, behind its uncompressed length.
     variadic : tuple of int
         Data buffers of each view column.
     """
@@ -53,8 +58,13 @@ class BatchMetadata(NamedTuple):
     body_nbytes: int
     nodes: tuple[int, ...]
     buffers: tuple[int, ...]
-    compressed: bool
+    codec: str | None
     variadic: tuple[int, ...]
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the buffers are frames of a codec."""
+        return self.codec is not None
 
 
 def write_batch_metadata(metadata: BatchMetadata) -> bytes:
@@ -74,7 +84,7 @@ def write_batch_metadata(metadata: BatchMetadata) -> bytes:
         _NODES_AT - 4 - 60,
         metadata.length,
         buffers_at - 4 - 72,
-        end + 4 - 76 if metadata.compressed else 0,
+        end + _BODY_AT[metadata.codec] - 76 if metadata.codec else 0,
         variadic_at - 4 - 80,
     )
     parts = [
@@ -83,9 +93,11 @@ def write_batch_metadata(metadata: BatchMetadata) -> bytes:
         struct.pack(f"<4xI{len(metadata.buffers)}q", len(metadata.buffers) // 2, *metadata.buffers),
         struct.pack(f"<4xI{len(metadata.variadic)}q", len(metadata.variadic), *metadata.variadic),
     ]
-    if metadata.compressed:
+    if metadata.codec == "lz4":
         # BodyCompression with both fields at their defaults: LZ4_FRAME, BUFFER.
         parts.append(struct.pack("<HHi", 4, 4, 4))
+    elif metadata.codec == "zstd":
+        parts.append(struct.pack("<HHHxxib", 6, 5, 4, 8, 1))
     return b"".join(parts)
 
 
@@ -119,17 +131,21 @@ def read_batch_metadata(metadata: bytes) -> BatchMetadata:
     if message.has(4):
         raise DecodeError("expected a batch without custom metadata", code="metadata")
     batch = message.table(2)
-    compressed = batch.has(3)
-    if compressed:
+    codec = None
+    if batch.has(3):
         body = batch.table(3)
-        if body.scalar(0, "<b", 0) != 0 or body.scalar(1, "<b", 0) != 0:
-            raise DecodeError("expected LZ4_FRAME body compression", code="compression-codec")
+        codec = CODECS.get(body.scalar(0, "<b", 0))
+        if codec is None or body.scalar(1, "<b", 0) != 0:
+            raise DecodeError(
+                "expected LZ4_FRAME or ZSTD by buffers as body compression",
+                code="compression-codec",
+            )
     return BatchMetadata(
         length=batch.scalar(0, "<q", 0),
         body_nbytes=message.scalar(3, "<q", 0),
         nodes=batch.longs(1, per_element=2),
         buffers=batch.longs(2, per_element=2),
-        compressed=compressed,
+        codec=codec,
         variadic=batch.longs(4, per_element=1),
     )
 

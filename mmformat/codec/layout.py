@@ -270,22 +270,24 @@ def check_places(metadata: BatchMetadata) -> None:
         )
 
 
-def encapsulate(structure: Structure, lengths: tuple[int, ...], *, compressed: bool) -> bytes:
+def encapsulate(
+    structure: Structure, lengths: tuple[int, ...], *, codec: str | None = None
+) -> bytes:
     """Return the encapsulated metadata of a batch whose buffers have these stored lengths.
 
     It is padded so that metadata and prefix take a multiple of 64 bytes.
     """
-    if compressed or len(lengths) > CACHED_SIZE or _size(structure) > CACHED_SIZE:
-        return _encapsulated(structure, lengths, compressed)
+    if codec or len(lengths) > CACHED_SIZE or _size(structure) > CACHED_SIZE:
+        return _encapsulated(structure, lengths, codec)
     return _remembered_capsule(structure, lengths)
 
 
 @lru_cache(maxsize=512)
 def _remembered_capsule(structure: Structure, lengths: tuple[int, ...]) -> bytes:
-    return _encapsulated(structure, lengths, False)
+    return _encapsulated(structure, lengths, None)
 
 
-def _encapsulated(structure: Structure, lengths: tuple[int, ...], compressed: bool) -> bytes:
+def _encapsulated(structure: Structure, lengths: tuple[int, ...], codec: str | None) -> bytes:
     buffers, body_nbytes = places(lengths)
     metadata = write_batch_metadata(
         BatchMetadata(
@@ -293,7 +295,7 @@ def _encapsulated(structure: Structure, lengths: tuple[int, ...], compressed: bo
             body_nbytes=body_nbytes,
             nodes=layout_of(structure).nodes,
             buffers=buffers,
-            compressed=compressed,
+            codec=codec,
             variadic=(len(lengths) - BUFFERS,),
         )
     )

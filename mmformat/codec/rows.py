@@ -21,12 +21,18 @@ class Place:
         Bytes after decompression; also the length.
     stored_nbytes : int
         Bytes in the message.
+
+    Attributes
+    ----------
+    prefix : bytes
+        What its view says that the first bytes are.
     """
 
-    __slots__ = ("at", "nbytes", "stored_nbytes")
+    __slots__ = ("at", "nbytes", "prefix", "stored_nbytes")
 
     def __init__(self, at: int, *, nbytes: int, stored_nbytes: int) -> None:
         self.at = at
+        self.prefix = b""
         self.nbytes = nbytes
         self.stored_nbytes = stored_nbytes
 

@@ -8,7 +8,16 @@ import pyarrow as pa
 
 from mmformat._arrow import Schema, serialize_schema
 
-__all__ = ["ALIGNMENT", "END_OF_STREAM", "REQUEST", "SCHEMA", "SCHEMA_MESSAGE", "VERSION"]
+__all__ = [
+    "ALIGNMENT",
+    "COMPRESSION_KEY",
+    "END_OF_STREAM",
+    "REQUEST",
+    "SCHEMA",
+    "SCHEMA_MESSAGE",
+    "VERSION",
+    "schema_message_with",
+]
 
 VERSION: Final = 1
 """The schema's version; the library's is another number."""
@@ -23,6 +32,9 @@ CONTINUATION: Final = b"\xff\xff\xff\xff"
 END_OF_STREAM: Final = CONTINUATION + b"\x00\x00\x00\x00"
 
 VERSION_KEY: Final = b"mmformat.version"
+
+COMPRESSION_KEY: Final = b"mmformat.compression"
+"""Why "auto" compressed what it did; readers may show it."""
 
 _TENSOR: Final = pa.struct(
     [
@@ -72,3 +84,8 @@ def _padded(message: bytes) -> bytes:
 
 SCHEMA_MESSAGE: Final[bytes] = _padded(serialize_schema(SCHEMA))
 """The encapsulated schema message, padded to a multiple of 64 bytes."""
+
+
+def schema_message_with(key: bytes, value: bytes) -> bytes:
+    """Return the encapsulated schema message with one more key in the schema's metadata."""
+    return _padded(serialize_schema(SCHEMA.with_metadata({**SCHEMA.metadata, key: value})))

@@ -9,7 +9,14 @@ import pyarrow as pa
 
 from mmformat._arrow import Schema, open_stream
 from mmformat.codec.columns import read_rows
-from mmformat.codec.decompression import claimed_lengths, decompress_batch
+from mmformat.codec.decompression import (
+    Allocate,
+    check_lengths,
+    claimed_lengths,
+    decompress_columns,
+    decompress_tensors,
+)
+from mmformat.codec.encodings import check_entry
 from mmformat.codec.flatbuffer import (
     SCHEMA_HEADER,
     BatchMetadata,
@@ -24,7 +31,7 @@ from mmformat.codec.layout import (
     plain_structure,
     structure_of,
 )
-from mmformat.codec.rows import Row
+from mmformat.codec.rows import Bytes, Place, Row
 from mmformat.codec.schema import (
     ALIGNMENT,
     CONTINUATION,
@@ -38,7 +45,15 @@ from mmformat.codec.spans import Spans
 from mmformat.errors import DecodeError, IntegrityError, SchemaError, TruncatedError, VersionError
 from mmformat.model.limits import Limits
 
-__all__ = ["Batch", "find_batches", "read_batches", "read_schema", "structure_in"]
+__all__ = [
+    "Batch",
+    "columns_in",
+    "find_batches",
+    "placed_rows",
+    "read_batches",
+    "read_schema",
+    "structure_in",
+]
 
 
 EXTENSION_KEY: Final = b"ARROW:extension:"
@@ -170,8 +185,19 @@ def find_batches(spans: Spans, limits: Limits) -> Iterator[Batch]:
         )
 
 
-def read_batches(spans: Spans, limits: Limits) -> Iterator[list[Row]]:
+def read_batches(
+    spans: Spans, limits: Limits, *, allocate: Allocate | None = None
+) -> Iterator[list[Row]]:
     """Yield the rows of each batch of the message; tensors stay where they lie.
+
+    Parameters
+    ----------
+    spans : Spans
+        The message.
+    limits : Limits
+        What the message may ask for.
+    allocate : callable, optional
+        Return memory for a compressed tensor: so many bytes, writable, at a multiple of 64.
 
     Raises
     ------
@@ -180,27 +206,91 @@ def read_batches(spans: Spans, limits: Limits) -> Iterator[list[Row]]:
 
     Notes
     -----
-    **Copies**: none of an uncompressed tensor; a compressed batch is written anew, on all cores,
-    after its sizes were checked against the limits.
+    **Copies**: none of an uncompressed tensor; a compressed one is written once to its own memory,
+    on all cores, after its sizes were checked against the limits and its shape.
     """
     decompressed = 0
     for batch in find_batches(spans, limits):
         metadata = batch.metadata
-        structure, lengths = structure_in(spans, batch, limits)
-        if metadata.compressed:
-            decompressed += sum(lengths)
-            limits.check("decompressed_nbytes", decompressed)
-            end = batch.body_at + metadata.body_nbytes
-            message = spans.read(batch.start, end - batch.start)
-            columns, variadic = decompress_batch(message, lengths)
-        else:
-            columns = spans.read(batch.body_at, layout_of(structure).columns.size)
-            places = metadata.buffers[2 * BUFFERS :]
-            variadic = [
-                spans.read(batch.body_at + places[at], places[at + 1])
-                for at in range(0, len(places), 2)
-            ]
+        if metadata.codec is not None:
+            rows, nbytes = _checked_rows(spans, batch, limits, decompressed)
+            decompressed += nbytes
+            decompress_tensors(spans, rows, metadata.codec, allocate=allocate)
+            yield rows
+            continue
+        structure, _ = structure_in(spans, batch, limits)
+        columns = spans.read(batch.body_at, layout_of(structure).columns.size)
+        places = metadata.buffers[2 * BUFFERS :]
+        variadic = [
+            spans.read(batch.body_at + places[at], places[at + 1])
+            for at in range(0, len(places), 2)
+        ]
         yield read_rows(structure, columns, variadic, limits)
+
+
+def _checked_rows(
+    spans: Spans, batch: Batch, limits: Limits, decompressed: int
+) -> tuple[list[Row], int]:
+    """Return a compressed batch's rows with places, when memory may be taken for all of them."""
+    structure, lengths = structure_in(spans, batch, limits)
+    limits.check("decompressed_nbytes", decompressed + sum(lengths))
+    try:
+        rows = _rows_with_places(spans, batch, structure, lengths, limits)
+        for row in rows:
+            for entry in row.tensors:
+                check_entry(entry, limits, path=f"$.items[{row.item}].{entry.name}")
+    except (DecodeError, IntegrityError):
+        check_lengths(spans, batch.body_at, batch.metadata, lengths)
+        raise
+    return rows, sum(lengths)
+
+
+def placed_rows(
+    spans: Spans, batch: Batch, limits: Limits, *, decompressed: int = 0
+) -> tuple[list[Row], int]:
+    """Return a batch's rows with a Place for each data buffer, and its bytes after decompression.
+
+    Parameters
+    ----------
+    spans, batch, limits
+        As elsewhere.
+    decompressed : int
+        Bytes after decompression of the compressed batches before this one.
+
+    Raises
+    ------
+    DecodeError, IntegrityError, LimitError
+        When metadata or columns are not what the format says; no byte of a tensor is read.
+    """
+    structure, lengths = structure_in(spans, batch, limits)
+    if batch.metadata.compressed:
+        limits.check("decompressed_nbytes", decompressed + sum(lengths))
+    return _rows_with_places(spans, batch, structure, lengths, limits), sum(lengths)
+
+
+def _rows_with_places(
+    spans: Spans, batch: Batch, structure: Structure, lengths: tuple[int, ...], limits: Limits
+) -> list[Row]:
+    columns = columns_in(spans, batch, structure, lengths)
+    stored = batch.metadata.buffers[2 * BUFFERS :]
+    places = [
+        Place(batch.body_at + stored[2 * at], nbytes=nbytes, stored_nbytes=stored[2 * at + 1])
+        for at, nbytes in enumerate(lengths[BUFFERS:])
+    ]
+    return read_rows(structure, columns, places, limits)
+
+
+def columns_in(spans: Spans, batch: Batch, structure: Structure, lengths: tuple[int, ...]) -> Bytes:
+    """Return a batch's column buffers as they lie in a plain body.
+
+    Raises
+    ------
+    IntegrityError
+        When a compressed one is no frame of its claimed length.
+    """
+    if batch.metadata.compressed:
+        return decompress_columns(spans, batch.body_at, batch.metadata, lengths)
+    return spans.read(batch.body_at, layout_of(structure).columns.size)
 
 
 def structure_in(spans: Spans, batch: Batch, limits: Limits) -> tuple[Structure, tuple[int, ...]]:

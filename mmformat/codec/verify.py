@@ -13,12 +13,10 @@ from mmformat._arrow import validate_stream
 from mmformat.codec.canonical import filled_gaps, hidden_values, misspelt_int, misspelt_json
 from mmformat.codec.clauses import CALLER_CODES, CLAUSES
 from mmformat.codec.decode import RowReader, gather
-from mmformat.codec.decompression import decompress_columns
-from mmformat.codec.layout import layout_of
 from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
 from mmformat.codec.schema import REQUEST
 from mmformat.codec.spans import Spans, open_spans
-from mmformat.codec.stream import find_batches, read_batches, structure_in
+from mmformat.codec.stream import columns_in, find_batches, read_batches, structure_in
 from mmformat.errors import IntegrityError, MMFormatError
 from mmformat.model.limits import Limits
 
@@ -162,10 +160,7 @@ def _batch_findings(spans: Spans, limits: Limits) -> Iterator[Finding]:
         for at in filled_gaps(spans, batch):
             yield _promise("padding", path, f"expected zeros at byte {at:,} of the message")
         structure, lengths = structure_in(spans, batch, limits)
-        if batch.metadata.compressed:
-            columns = decompress_columns(spans, batch.body_at, batch.metadata, lengths)
-        else:
-            columns = spans.read(batch.body_at, layout_of(structure).columns.size)
+        columns = columns_in(spans, batch, structure, lengths)
         for at in hidden_values(structure, columns):
             yield _promise("null-value", f"{path}.buffers[{at}]", "expected no value under a null")
 

@@ -35,7 +35,8 @@ def message(*batches: bytes, schema: bytes = SCHEMA_MESSAGE, end: bytes = END_OF
 
 def batch(*rows: Row, compressed: bool = False) -> bytes:
     """Return an encapsulated batch; its rows need not make sense."""
-    frames = write_compressed_batch(rows) if compressed else write_batch(rows)
+    # Each buffer is a frame here, whether it shrinks or not, so that there is one to break.
+    frames = write_compressed_batch(rows, worth_ratio=math.inf) if compressed else write_batch(rows)
     return b"".join(frames)
 
 

@@ -174,11 +174,14 @@ def test_the_lz4_package_undoes_every_compressed_buffer(two_sizes: MultimodalInp
     for at, nbytes in places:
         if nbytes:
             (length,) = struct.unpack_from("<q", data, at)
+            if length == -1:
+                continue
             made.append(lz4.frame.decompress(data[at + 8 : at + nbytes]))
             assert len(made[-1]) == length
-    assert made[-1] == two_sizes.items[0].feature.tobytes()
+    chunks = -(-two_sizes.items[0].feature.nbytes // 2**20)
+    assert b"".join(made[-chunks:]) == two_sizes.items[0].feature.tobytes()
     told: MessageDescription = describe(data)
-    assert told.tensors[0].chunks[0].at == places[-1][0]
+    assert [chunk.at for chunk in told.tensors[0].chunks] == [at for at, _ in places[-chunks:]]
 
 
 @pytest.mark.parametrize("name", ["lz4", "lz4-stored"])
