@@ -13,7 +13,7 @@ ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types floors rooms soak chaos sweep engines js ci bench constraints clean
+.PHONY: help demo test lint types floors rooms soak chaos sweep engines js browser ci bench constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,19 @@ engines: $(VENV)/.stamp-dev  ## the adapters against the real SGLang and vLLM, e
 js:  ## the JavaScript reader over every golden vector (needs node 20 or newer)
 	@npm --prefix examples/js-reader ci --ignore-scripts --no-audit --no-fund
 	@npm --prefix examples/js-reader test
+
+browser:  ## what the tests of the inspect page need: Debian's chromium (as root), and axe-core (by npm)
+	@if command -v chromium chromium-browser google-chrome >/dev/null; then \
+	  echo "There is a browser."; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	else \
+	  echo "No browser, and no root to install one: the tests of the page will say so."; \
+	fi
+	@if command -v npm >/dev/null; then \
+	  npm --prefix tests/integration/axe ci --ignore-scripts --no-audit --no-fund; \
+	fi
 
 ci: test lint types floors  ## all that .ci/run checks, without the demo
 

@@ -57,7 +57,7 @@ def item_section(told: ItemDescription, item: MultimodalDataItem | None, budget:
         parts.append(tag("h3", "Tensors"))
         parts.append(tensor_table(told, budget.bounds, label=f"{label}, tensors"))
     if item is not None:
-        parts.append(_attributes(item.model_specific_data, "Model-specific data", budget))
+        parts.append(_attributes(item.model_specific_data, "Model-specific data", label, budget))
     heading = f"item-{told.index}-heading"
     return tag(
         "section",
@@ -75,7 +75,7 @@ def request_section(told: ItemDescription, data: dict[str, Any] | None, budget: 
         parts += [tag("h3", "Tensors"), tensor_table(told, budget.bounds, label="Request, tensors")]
     if data is not None:
         parts.insert(0, _histograms(tensors_in(data), "Request", budget))
-        parts.append(_attributes(data, "Request data", budget))
+        parts.append(_attributes(data, "Request data", "Request", budget))
     return tag(
         "section",
         tag("h2", "The whole request", id="request-heading"),
@@ -233,8 +233,9 @@ def _told(summary: Summary) -> str:
     elif values.min() == values.max():
         sentences.append(f"Every value is {number(float(values[0]))}.")
     else:
-        half = values / 2  # so that the largest doubles have a sum
-        mean, std = float(half.mean()) * 2, float(half.std()) * 2
+        scale = float(abs(values).max())  # the largest doubles have no sum
+        even = values / scale
+        mean, std = float(even.mean()) * scale, float(even.std()) * scale
         sentences.append(f"Mean {number(mean)}, std {number(std)}.")
     special = [
         f"{count:,} {name}"
@@ -255,11 +256,11 @@ def _told(summary: Summary) -> str:
     return " ".join(sentences)
 
 
-def _attributes(values: dict[str, Any], caption: str, budget: Budget) -> Markup | None:
+def _attributes(values: dict[str, Any], caption: str, label: str, budget: Budget) -> Markup | None:
     if not values:
         return None
     return tag(
         "details",
         tag("summary", f"{caption}: {', '.join(str(key)[:40] for key in list(values)[:6])}"),
-        value_table(values, budget.bounds, caption=caption),
+        value_table(values, budget.bounds, caption=caption, label=f"{label}, {caption.lower()}"),
     )

@@ -131,7 +131,7 @@ def size_bar(nbytes: int, stored_nbytes: int, *, most: int) -> Markup:
     )
 
 
-def value_table(values: dict[str, Any], bounds: PageBounds, *, caption: str) -> Markup:
+def value_table(values: dict[str, Any], bounds: PageBounds, *, caption: str, label: str) -> Markup:
     """Return every value that is no tensor, and where the tensors stand among them."""
     rows: list[list[Part]] = []
     more = 0
@@ -143,7 +143,7 @@ def value_table(values: dict[str, Any], bounds: PageBounds, *, caption: str) -> 
     if more:
         caption = f"{caption}; {more:,} more are not shown"
     classes = {"type": "short", "value": "value"}
-    return table(("where", "type", "value"), rows, caption=caption, classes=classes)
+    return table(("where", "type", "value"), rows, caption=caption, classes=classes, label=label)
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
