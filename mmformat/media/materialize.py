@@ -12,6 +12,7 @@ from mmformat.errors import MaterializeError, MissingExtraError, MMFormatError
 from mmformat.media.fetch import Fetcher
 from mmformat.media.lazy import is_lazy, load_lazy
 from mmformat.media.outcome import Draft, Outcome, outcome_of
+from mmformat.model.arguments import check_callable, check_type
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.identity import hash_of, identity_of, pad_value_of_hash
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
@@ -56,7 +57,8 @@ def materialize(
     LimitError
         When a medium is over a bound of its source; the path names it.
     MaterializeError
-        When a medium cannot be had, decoded or processed; the path names it.
+        When a medium cannot be had, decoded or processed, or an argument is of the wrong type; the
+        path names it.
     MissingExtraError
         When the library that opens the medium is not installed.
 
@@ -73,6 +75,7 @@ def materialize(
     >>> out.items[0].feature.shape, out.items[0].frozen, item.frozen
     ((2, 2, 3), True, False)
     """
+    _check(inputs, processor, fetcher)
     items = [
         materialize_item(item, processor, fetcher=fetcher, path=f"$.items[{index}]")
         for index, item in enumerate(inputs.items)
@@ -107,8 +110,19 @@ async def materialize_async(
     >>> asyncio.run(materialize_async(MultimodalInputs())).items
     []
     """
+    _check(inputs, processor, fetcher)
     fetched = await _fetched_inputs(inputs, fetcher)
     return await asyncio.to_thread(materialize, fetched, processor, fetcher=fetcher)
+
+
+def _check(inputs: object, processor: object, fetcher: object) -> None:
+    check_type(inputs, MultimodalInputs, "MultimodalInputs", name="inputs", error=MaterializeError)
+    check_callable(fetcher, name="fetcher", error=MaterializeError)
+    if isinstance(processor, Mapping):
+        for modality, each in processor.items():
+            check_callable(each, name=f"processor[{modality!s}]", error=MaterializeError)
+    else:
+        check_callable(processor, name="processor", error=MaterializeError)
 
 
 def materialize_item(
@@ -142,32 +156,40 @@ def draft_of(
         outcome, and None leaves the source to the processor.
     """
     chosen = _chosen(processor, item.modality)
-    draft = Draft(item=item)
+    outcomes: list[Outcome] = []
 
-    def resolve(value: Any, where: str) -> Any:
-        for _ in range(MAX_LAZY_STEPS):
-            if value is None or is_tensor(value) or isinstance(value, DictionaryTensor):
-                return value
-            if isinstance(value, (list, tuple)):
-                return [resolve(each, f"{where}[{index}]") for index, each in enumerate(value)]
-            if isinstance(value, Source):
-                outcome = None if process is None else process(value, item, chosen, where)
-                if outcome is None:
-                    outcome = _processed(value, item, chosen, fetcher=fetcher, path=where)
-                draft.outcomes.append(outcome)
-                return outcome
-            value = load_lazy(value, path=where)
-        raise MaterializeError(
-            f"expected a tensor after {MAX_LAZY_STEPS} steps, got {type(value).__name__}",
-            path=where,
-        )
+    def take(source: Source, where: str) -> Outcome:
+        outcome = None if process is None else process(source, item, chosen, where)
+        if outcome is None:
+            outcome = _processed(source, item, chosen, fetcher=fetcher, path=where)
+        outcomes.append(outcome)
+        return outcome
 
-    draft.feature = resolve(item.feature, f"{path}.feature")
-    draft.precomputed_embeddings = load_values(
-        item.precomputed_embeddings, f"{path}.precomputed_embeddings"
+    return Draft(
+        item=item,
+        feature=_resolved(item.feature, take, f"{path}.feature"),
+        precomputed_embeddings=load_values(
+            item.precomputed_embeddings, f"{path}.precomputed_embeddings"
+        ),
+        data=load_values(item.model_specific_data, f"{path}.model_specific_data"),
+        outcomes=outcomes,
     )
-    draft.data = load_values(item.model_specific_data, f"{path}.model_specific_data")
-    return draft
+
+
+def _resolved(value: Any, take: Callable[[Source, str], Outcome], path: str) -> Any:
+    # Not a function inside the other: one that calls itself is a reference cycle, which would
+    # keep the tensors until the cyclic collector runs.
+    for _ in range(MAX_LAZY_STEPS):
+        if value is None or is_tensor(value) or isinstance(value, DictionaryTensor):
+            return value
+        if isinstance(value, (list, tuple)):
+            return [_resolved(each, take, f"{path}[{index}]") for index, each in enumerate(value)]
+        if isinstance(value, Source):
+            return take(value, path)
+        value = load_lazy(value, path=path)
+    raise MaterializeError(
+        f"expected a tensor after {MAX_LAZY_STEPS} steps, got {type(value).__name__}", path=path
+    )
 
 
 def named(made: MultimodalDataItem, *, path: str) -> MultimodalDataItem:

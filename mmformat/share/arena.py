@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, overload
+from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
 from mmformat.codec import encode
 from mmformat.errors import ArenaFullError
@@ -16,18 +14,22 @@ from mmformat.model.message import EncodedMessage
 from mmformat.model.tensors import TensorSpec
 from mmformat.share.arguments import check_choice, check_count, check_timeout
 from mmformat.share.identity import message_identity
+from mmformat.share.in_place import seal_in_place
+from mmformat.share.owner import OwnedArena
 from mmformat.share.rank import ArenaReader
 from mmformat.share.reservation import Reservation
-from mmformat.transport.shm import ArenaStats, Handle, ShmArena, ShmReader
+from mmformat.transport.shm import Handle, ShmArena, ShmReader
 from mmformat.transport.shm.segment import SHM_DIRECTORY
 
 if TYPE_CHECKING:
     import torch
 
+    from mmformat.media.fetch import Fetcher
+
 __all__ = ["Arena"]
 
 
-class Arena:
+class Arena(OwnedArena):
     """Hold encoded inputs in one shared segment that N ranks read without a copy.
 
     Made by :meth:`create` in the producer; a rank calls :meth:`attach`.
@@ -52,9 +54,6 @@ class Arena:
     ...         reader.get(handle).items[0].feature.sum()
     np.float32(6.0)
     """
-
-    def __init__(self, transport: ShmArena) -> None:
-        self._transport = transport
 
     @classmethod
     def create(
@@ -185,15 +184,6 @@ class Arena:
             As :meth:`attach`.
         """
         return ArenaReader.on_device(ShmReader.attach_fd(fd, reader=reader), device=device, pin=pin)
-
-    def fileno(self) -> int:
-        """Return the segment's descriptor, to send to ranks with ``socket.send_fds``."""
-        return self._transport.fileno()
-
-    @property
-    def name(self) -> str:
-        """The arena's name, which :meth:`attach` takes."""
-        return self._transport.name
 
     @overload
     def put(
@@ -327,38 +317,62 @@ class Arena:
             library=library,
         )
 
-    def reap(self) -> int:
-        """Take back what dead ranks held, and return how many slots that were."""
-        return self._transport.reap()
-
-    def wait_released(self, *, timeout_s: float) -> bool:
-        """Wait until no rank holds any slot, and say whether that came to be in time."""
-        deadline_s = time.monotonic() + timeout_s
-        while self.stats().slots_granted:
-            self._transport.reap()
-            if time.monotonic() > deadline_s:
-                return False
-            time.sleep(0.001)
-        return True
-
-    def stats(self) -> ArenaStats:
-        """Return what the arena holds and did."""
-        return self._transport.stats()
-
-    def close(self) -> None:
-        """Remove the segment's name; a second call does nothing."""
-        self._transport.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
+    def materialize(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+        inputs: MultimodalInputs,
+        processor: Any = None,
+        *,
+        fetcher: Fetcher | None = None,
+        timeout_s: float = 0.0,
+    ) -> tuple[Handle, MultimodalInputs]:
+        """Materialize inputs inside the arena: images are processed where the ranks read them.
 
-    def __repr__(self) -> str:
-        return f"Arena({self._transport!r})"
+        Parameters
+        ----------
+        inputs, processor, fetcher
+            As for :func:`mmformat.materialize`. The slot is reserved from the images' headers, and
+            processors that can plan (this library's image processors) write codes or floats
+            straight into it. What other processors make is copied in.
+        timeout_s : float
+            How long to wait for room; nothing is decoded before there is some.
+
+        Returns
+        -------
+        Handle, MultimodalInputs
+            What to announce, and the materialized inputs, as :func:`mmformat.materialize` returns
+            them. Their arrays look at the slot and are read-only.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no room in time, or never will be.
+        LimitError, MaterializeError, MissingExtraError, EncodeError
+            As :func:`mmformat.materialize` and :meth:`put`; the slot is given back.
+
+        Notes
+        -----
+        **Copies**: none of what is written in place. **Lifetime**: beside the ranks, the returned
+        arrays keep the slot's memory from being used again. Content that turns out to be in the
+        arena already is granted from there.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import mmformat as mm
+        >>> from mmformat.media.image import QwenVLImageProcessor
+        >>> photo = mm.Source(np.zeros((56, 84, 3), np.uint8))
+        >>> item = mm.MultimodalDataItem(modality="IMAGE", feature=photo)
+        >>> with mm.Arena.create(nbytes=2**20, readers=1) as arena:
+        ...     inputs = mm.MultimodalInputs(items=[item])
+        ...     handle, made = arena.materialize(inputs, QwenVLImageProcessor())
+        >>> made.items[0].feature.shape
+        (24, 1176)
+        """
+        from mmformat.media.planning import plan_inputs
+
+        check_timeout(timeout_s)
+        with plan_inputs(inputs, processor, fetcher=fetcher) as planned:
+            if planned.images:
+                return seal_in_place(self._transport, planned, timeout_s=timeout_s)
+            made = planned.write()
+        return self.put(made, timeout_s=timeout_s), made

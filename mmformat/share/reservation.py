@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from mmformat.model.tensors import MAX_NBYTES, TensorSpec
 from mmformat.transport.shm import Handle, ShmArena, Slot
 
 __all__ = ["Reservation"]
+
+_VIEWS: Final[dict[Library, Callable[..., Any]]] = {"torch": torch_view, "numpy": numpy_view}
 
 
 class Reservation:
@@ -60,34 +63,63 @@ class Reservation:
         headroom_nbytes: int,
         library: Library,
     ) -> Self:
-        """Lay the template out, reserve the room, and put tensors where the specs are."""
+        """Reserve room for a template, with tensors where its specs are."""
         inputs = template if isinstance(template, MultimodalInputs) else _one_item(template)
-        # Memory that is never touched: encoding it says where every tensor will lie.
+        return cls.around(
+            transport,
+            lambda make: _with_specs_replaced(inputs, lambda spec: make(spec, library)),
+            timeout_s=timeout_s,
+            headroom_nbytes=headroom_nbytes,
+        )
+
+    @classmethod
+    def around(
+        cls,
+        transport: ShmArena,
+        build: Callable[[Callable[[TensorSpec, Library], Any]], MultimodalInputs],
+        *,
+        timeout_s: float,
+        headroom_nbytes: int = 0,
+    ) -> Self:
+        """Lay inputs out, reserve the room, and build them again with their tensors in it.
+
+        Parameters
+        ----------
+        build : callable
+            ``build(make)`` returns inputs over tensors that ``make(spec, library)`` returned, made
+            in the same order each time.
+        """
+        # Addresses that are never written to: encoding them says where every tensor will lie.
         stands_in: list[Any] = []
 
-        def stand_in(spec: TensorSpec) -> Any:
-            stands_in.append(_empty(spec, library))
+        def stand_in(spec: TensorSpec, library: Library) -> Any:
+            nowhere = memoryview(mmap.mmap(-1, max(1, spec.nbytes)))[: spec.nbytes]
+            stands_in.append(_VIEWS[library](nowhere, spec.dtype, spec.shape))
             return stands_in[-1]
 
-        message = encode(_with_specs_replaced(inputs, stand_in))
+        message = encode(build(stand_in))
         starts = _starts(message.frames)
         head_nbytes = len(message.frames[0]) if stands_in else message.nbytes
         first_at = head_nbytes + headroom_nbytes + -headroom_nbytes % ALIGNMENT
         slot = transport.reserve(message.nbytes + first_at - head_nbytes, timeout_s=timeout_s)
-        view = torch_view if library == "torch" else numpy_view
         tensors: list[Any] = []
 
-        def place(spec: TensorSpec) -> Any:
+        def place(spec: TensorSpec, library: Library) -> Any:
             at = starts.get(_address(stands_in[len(tensors)]))
             if at is None:
                 # Too small to have bytes of its own in the body: it is copied at the seal.
                 tensors.append(_empty(spec, library))
             else:
                 at += first_at - head_nbytes
-                tensors.append(view(slot.view[at : at + spec.nbytes], spec.dtype, spec.shape))
+                data = slot.view[at : at + spec.nbytes]
+                tensors.append(_VIEWS[library](data, spec.dtype, spec.shape))
             return tensors[-1]
 
-        return cls(slot, _with_specs_replaced(inputs, place), tensors, first_at)
+        try:
+            return cls(slot, build(place), tensors, first_at)
+        except BaseException:
+            slot.abandon()
+            raise
 
     def seal(self, inputs: MultimodalInputs | None = None, *, identity: bytes = b"") -> Handle:
         """Write the rest of the message around the tensors and return the handle to announce.
