@@ -1,20 +1,24 @@
-"""Flip bits and cut messages, and count what a reader makes of each: a value or an error's code."""
+"""Flip every bit and cut every length of messages, and count what a reader makes of each."""
 
 from __future__ import annotations
 
+import resource
 import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from copy import copy
+from typing import Any, Final, NamedTuple
 
 from mmformat.codec import decode
 from mmformat.codec.describe import describe
 from mmformat.errors import MMFormatError
-from mmformat.model import Limits
-from mmformat.testing.corpus import golden_vectors
+from mmformat.model import Limits, MultimodalInputs
+from mmformat.model.identity import identity_of
+from mmformat.testing.corpus import Vector, golden_vectors
+from mmformat.testing.equality import twin_of
 
-__all__ = ["LIMITS", "cuts", "flips", "outcome", "sweep"]
+__all__ = ["LIMITS", "PEAK_NBYTES", "Swept", "cuts", "flips", "outcome", "sweep"]
 
 LIMITS: Final = Limits(
     message_nbytes=2**20,
@@ -23,6 +27,37 @@ LIMITS: Final = Limits(
     metadata_nbytes=2**18,
 )
 """Small, so that a message that asks for much memory is refused and not served."""
+
+PEAK_NBYTES: Final = 32 * 2**20
+"""How much more memory than before the process may ever take while it reads under LIMITS."""
+
+_VALUES: Final = {
+    (True, True): "value",
+    (False, False): "value, other items: the digest differs",
+    (True, False): "value, other items: SILENT",
+    (False, True): "value, same items: the digest differs",
+}
+
+
+class Swept(NamedTuple):
+    """Hold what a sweep found.
+
+    Parameters
+    ----------
+    counts : Counter
+        Cases by kind, reader and outcome: a value, or the code of an error.
+    escaped : list of str
+        A traceback for each exception that is no MMFormatError.
+    silent : int
+        Messages with other tensors or values in their items under the digest of the right ones.
+    peak_nbytes : int
+        By how much the process's memory grew at most, after the first vector.
+    """
+
+    counts: Counter[str]
+    escaped: list[str]
+    silent: int
+    peak_nbytes: int
 
 
 def flips(data: bytes, nbytes: int, *, bits: int = 8) -> Iterator[bytes]:
@@ -56,43 +91,87 @@ def outcome(data: bytes, read: Callable[..., Any] = decode) -> str:
     return "value"
 
 
-def sweep(*, bits: int = 8) -> tuple[Counter[str], list[str]]:
+def sweep(*, bits: int = 8) -> Swept:
     """Flip the bits of every valid vector, and cut each to every length.
+
+    What is still read is held against the digest of the right items and against their values.
 
     Parameters
     ----------
     bits : int, default 8
         Bits flipped of each byte, one at a time.
-
-    Returns
-    -------
-    Counter, list of str
-        Cases by outcome, and a traceback for each exception that is no MMFormatError.
     """
     counts: Counter[str] = Counter()
-    escaped = []
+    escaped: list[str] = []
+    before_nbytes = 0
     for vector in golden_vectors("valid"):
         data = vector.read()
+        right = _Right(vector, decode(data))
         for kind, cases in (("flip", flips(data, len(data), bits=bits)), ("cut", cuts(data))):
             for case in cases:
-                for read in (decode, describe):
+                for read in (right.decode, describe):
+                    name = getattr(read, "__name__", "decode")
                     try:
                         found = outcome(case, read)
                     except Exception:
                         escaped.append(f"{vector.name}, {kind}:\n{traceback.format_exc(limit=-4)}")
                         found = "escaped"
-                    counts[f"{kind} {read.__name__} {found}"] += 1
-    return counts, escaped
+                    if read == right.decode and found == "value":
+                        found = right.found
+                    counts[f"{kind} {name} {found}"] += 1
+        before_nbytes = before_nbytes or _peak_nbytes()
+    silent = sum(count for name, count in counts.items() if name.endswith("SILENT"))
+    return Swept(counts, escaped, silent, _peak_nbytes() - before_nbytes)
+
+
+class _Right:
+    """Know a vector's right items, and say what became of those of a changed message."""
+
+    def __init__(self, vector: Vector, inputs: MultimodalInputs) -> None:
+        self.items = vector.expected()["items"]
+        self.digests = _digests(inputs)
+        self.found = ""
+
+    def decode(self, data: bytes, *, limits: Limits) -> None:
+        inputs = decode(data, limits=limits)
+        same = [_content(item) for item in twin_of(inputs)["items"]] == [
+            _content(item) for item in self.items
+        ]
+        self.found = _VALUES[_digests(inputs) == self.digests, same]
+
+
+_IN_THE_DIGEST: Final = ("modality", "feature", "precomputed_embeddings", "model_specific_data")
+
+
+def _content(item: dict[str, Any]) -> list[Any]:
+    return [item[name] for name in _IN_THE_DIGEST]
+
+
+def _digests(inputs: MultimodalInputs) -> list[str]:
+    """Return the digest of each item's content, whatever identity the message claims."""
+    found = []
+    for item in inputs.items:
+        bare = copy(item)
+        bare.identity = None
+        found.append(identity_of(bare))
+    return found
+
+
+def _peak_nbytes() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _main() -> int:
-    counts, escaped = sweep()
-    for name, count in sorted(counts.items()):
+    swept = sweep()
+    for name, count in sorted(swept.counts.items()):
         sys.stdout.write(f"{count:>9,}  {name}\n")
-    for text in escaped[:20]:
+    for text in swept.escaped[:20]:
         sys.stdout.write(f"\n{text}")
-    sys.stdout.write(f"{sum(counts.values()):,} cases, {len(escaped)} escaped\n")
-    return int(bool(escaped))
+    sys.stdout.write(
+        f"{sum(swept.counts.values()):,} cases, {len(swept.escaped)} escaped, {swept.silent} with "
+        f"other items under the right digest, at most {swept.peak_nbytes >> 20} MiB more memory\n"
+    )
+    return int(bool(swept.escaped or swept.silent or swept.peak_nbytes > PEAK_NBYTES))
 
 
 if __name__ == "__main__":
