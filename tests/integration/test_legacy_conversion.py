@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 
 import mmformat as mm
 from mmformat.legacy import convert_all
-from mmformat.share import conversion as conversion_module
+from mmformat.share import conversion_crew, conversion_job
 from mmformat.share.comparison import digests
 from mmformat.share.conversion import FileResult, convert_files, find_sources
 from mmformat.share.journal import JOURNAL
@@ -95,22 +96,23 @@ def test_a_second_run_does_what_is_left(sources: Path, tmp_path: Path) -> None:
 
 SLOW = """
 import sys, time
-from mmformat.share import conversion
-real = conversion.write_message
+from mmformat.share import conversion, conversion_crew, conversion_job
+conversion_crew.PROCESSES_FROM = int(sys.argv[3])
+real = conversion_job.write_message
 def slow(message, path):
     real(message, path)
     print(path.name, flush=True)
     time.sleep(0.02)
-conversion.write_message = slow
+conversion_job.write_message = slow
 conversion.convert_files([sys.argv[1]], sys.argv[2], workers=2, isolated=False)
 """
 
 
-def test_a_killed_run_is_resumed(sources: Path, tmp_path: Path) -> None:
+def test_a_killed_run_of_threads_is_resumed(sources: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle: every file there is whole, and nothing is lost or doubled."""
     target, control = tmp_path / "new", tmp_path / "control"
     ran = subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(sources), str(target)],
+        [sys.executable, "-c", SLOW, str(sources), str(target), "1000"],
         stdout=subprocess.PIPE,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -128,6 +130,110 @@ def test_a_killed_run_is_resumed(sources: Path, tmp_path: Path) -> None:
     assert summary.failed == 1
     convert_files([sources], control, isolated=False)
     assert written(target) == written(control)
+
+
+def processes_of(parent: int) -> list[int]:
+    """Return the process and all below it."""
+    found = [parent]
+    for pid in found:
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_a_killed_run_of_processes_is_resumed(tmp_path: Path) -> None:
+    """SIGKILL of the parent ends its workers and their sandboxes; nothing is lost or doubled."""
+    folder, target, control = tmp_path / "old", tmp_path / "new", tmp_path / "control"
+    folder.mkdir()
+    for number in range(600):
+        (folder / f"{number:03}.pkl").write_bytes(pickle.dumps({"n": number}))
+    script = (
+        "import sys\nfrom mmformat.share.conversion import convert_files\n"
+        "convert_files([sys.argv[1]], sys.argv[2], workers=2,"
+        " progress=lambda *call: print(call[1], flush=True))\n"
+    )
+    ran = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder), str(target)], stdout=subprocess.PIPE, cwd=ROOT
+    )
+    assert ran.stdout is not None
+    for line in ran.stdout:
+        if int(line) >= 300:
+            break
+    started = processes_of(ran.pid)
+    assert len(started) >= 1 + 2 + 2
+    ran.send_signal(signal.SIGKILL)
+    ran.wait()
+    ran.stdout.close()
+    deadline_s = time.monotonic() + 20
+    while not all(map(is_gone, started)) and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+    assert all(map(is_gone, started))
+    whole = [path for path in target.rglob("*.arrows") if not path.name.startswith(".")]
+    assert 300 <= len(whole) < 600
+    for path in whole:
+        assert mm.decode(path).request_data == {"n": int(path.name[:3])}
+    summary = convert_files([folder], target, workers=2, verify=True)
+    assert summary.ok
+    assert summary.count("converted") + summary.count("done before") == 600
+    lines = [json.loads(line) for line in (target / JOURNAL).read_text().splitlines()]
+    assert len({line["key"]["source"] for line in lines}) == len(lines) == 600
+    convert_files([folder], control, isolated=False)
+    assert written(target) == written(control)
+
+
+def test_processes_do_what_threads_do(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = convert_files([sources], tmp_path / "threads", workers=2, verify=True)
+    monkeypatch.setattr(conversion_crew, "PROCESSES_FROM", 1)
+    other = convert_files([sources], tmp_path / "processes", workers=2, verify=True)
+    assert written(tmp_path / "threads") == written(tmp_path / "processes")
+    for first, second in zip(one.results, other.results, strict=True):
+        assert (first.status, first.error, first.report, first.requests, first.verified) == (
+            second.status, second.error, second.report, second.requests, second.verified,
+        )  # fmt: skip
+
+
+KILLER = """
+import os, sys
+from mmformat.share import conversion_crew, conversion_job
+real = conversion_job.Job.run
+def run(job):
+    if job.source.name == "03.pkl":
+        os.kill(os.getpid(), 9)
+    if job.source.name == "05.pkl" and not os.path.exists(sys.argv[4]):
+        open(sys.argv[4], "w").close()
+        os.kill(os.getpid(), 9)
+    return real(job)
+conversion_job.Job.run = run
+conversion_crew.work(int(sys.argv[1]), int(sys.argv[2]))
+"""
+
+
+def test_a_file_that_ends_its_worker_takes_no_other_with_it(
+    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is tried once more by itself; what only met a bad moment is converted then."""
+    boot = (
+        "import json,sys; sys.path[:]=json.loads(sys.argv[3])\n"
+        f"sys.argv.append({str(tmp_path / 'once')!r})\n{KILLER}"
+    )
+    monkeypatch.setattr(conversion_crew, "PROCESSES_FROM", 1)
+    monkeypatch.setattr(conversion_crew, "_BOOT", boot)
+    summary = convert_files([sources / "a"], tmp_path / "new", workers=2, isolated=False)
+    (bad,) = [result for result in summary.results if result.error]
+    assert Path(bad.source).name == "03.pkl"
+    assert bad.error is not None
+    assert bad.error["code"] == "worker"
+    assert summary.count("converted") == 13
+    assert (tmp_path / "new" / "05.pkl.arrows").exists()
 
 
 def test_a_torn_journal_is_read_as_far_as_it_goes(sources: Path, tmp_path: Path) -> None:
@@ -201,7 +307,7 @@ def test_verify_finds_what_was_written_wrongly(
         path.parent.mkdir(parents=True, exist_ok=True)
         mm.encode(mm.MultimodalInputs(request_data={"n": -1})).save(path)
 
-    monkeypatch.setattr(conversion_module, "write_message", wrong)
+    monkeypatch.setattr(conversion_job, "write_message", wrong)
     summary = convert_files([sources / "a"], tmp_path / "new", isolated=False, verify=True)
     assert summary.failed == 14
     assert {result.error["code"] for result in summary.results if result.error} == {"integrity"}
@@ -216,7 +322,7 @@ def test_a_bug_is_a_failure_with_its_name(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr(conversion_module, "encode", broken)
+    monkeypatch.setattr(conversion_job, "encode", broken)
     summary = convert_files([sources / "a"], tmp_path / "new", isolated=False)
     assert summary.failed == 14
     error = summary.results[0].error
