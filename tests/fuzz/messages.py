@@ -33,6 +33,7 @@ from tests.fuzz.target import EDGES, Mutate, Target, expect
 __all__ = ["CODEC", "DECODE", "SCHEMA", "check_message", "edge", "outcome"]
 
 CODEC = ("mmformat/codec",)
+_COMPRESSIONS = [Compression(codec=codec, threshold_nbytes=64) for codec in ("lz4", "zstd")]
 
 
 def check_message(data: bytes) -> None:
@@ -48,7 +49,7 @@ def check_message(data: bytes) -> None:
     expect(not arrow, f"Arrow refuses what we read: {arrow}")
     expect(decode(data, limits=LIMITS, expand=False) is not None, "unexpanded")
     twin = twin_of(inputs)
-    for compression in (None, Compression(codec="lz4", threshold_nbytes=64)):
+    for compression in (None, _COMPRESSIONS[zlib.crc32(data) % len(_COMPRESSIONS)]):
         again = decode(bytes(encode(inputs, compression=compression)), limits=LIMITS)
         expect(twin_of(again) == twin, "encoding what was decoded gives something else")
     if zlib.crc32(data) % 8 == 0:
