@@ -41,7 +41,9 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--verify", action="store_true", help="decode what was written and compare")
     parser.add_argument("--dry-run", action="store_true", help="read everything, write nothing")
     parser.add_argument("--again", action="store_true", help="also what an earlier run has done")
-    parser.add_argument("--compression", choices=("lz4", "auto"), help="for tensors over 10 MiB")
+    parser.add_argument(
+        "--compression", choices=("lz4", "zstd", "auto"), help="for tensors over 10 MiB"
+    )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="files at a time (default: the cores)"
     )

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mmformat.cli.options import Subparsers, UsageError, add_command
 from mmformat.cli.output import Output, megabytes
-from mmformat.errors import MMFormatError
+from mmformat.errors import MMFormatError, ModelError
 
 if TYPE_CHECKING:
     from mmformat.media.image import ImageProcessor
-    from mmformat.model import MultimodalDataItem
+    from mmformat.model import Compression, MultimodalDataItem
 
 __all__ = ["register"]
 
@@ -63,10 +63,17 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--compression",
-        choices=("none", "lz4", "auto"),
+        choices=("none", "lz4", "zstd", "auto"),
         default="none",
-        help="LZ4 for tensors over 10 MiB; auto leaves alone what does not shrink "
-        "(default: %(default)s)",
+        help="for tensors over 10 MiB; zstd is smaller and slower, auto takes LZ4 and leaves alone "
+        "what does not shrink (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--link-gbit-s",
+        type=float,
+        metavar="RATE",
+        help="with --compression auto: the link that the message crosses; what gets there sooner "
+        "as it is stays so",
     )
 
 
@@ -78,6 +85,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
     if arguments.output == "-" and output.wants_json:
         raise UsageError("expected one kind of data on stdout, got -o - and --json")
+    compression = _compression(arguments)
     processor = partial(
         _processor(arguments.processor), encoding=arguments.encoding, dtype=arguments.dtype
     )
@@ -86,7 +94,6 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         for number, image in enumerate(arguments.images):
             follow(image, number / len(arguments.images))
             items.append(_item(image, processor))
-    compression = None if arguments.compression == "none" else arguments.compression
     message = encode(MultimodalInputs(items=items), compression)
     if arguments.output == "-":
         output.bytes(message.frames)
@@ -108,6 +115,19 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             f"tensors in {megabytes(message.nbytes)}"
         )
     return 0
+
+
+def _compression(arguments: argparse.Namespace) -> Compression | None:
+    from mmformat.model import Compression
+
+    if arguments.compression == "none":
+        if arguments.link_gbit_s is not None:
+            raise UsageError("expected --compression auto with --link-gbit-s, got none")
+        return None
+    try:
+        return Compression(codec=arguments.compression, link_gbit_s=arguments.link_gbit_s)
+    except ModelError as error:
+        raise UsageError(f"--link-gbit-s: {error.reason}", hint=error.hint) from error
 
 
 def _processor(name: str) -> ImageProcessor:

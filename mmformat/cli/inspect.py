@@ -119,10 +119,19 @@ def _show(path: Path, described: MessageDescription, output: Output) -> None:
     known = [[item.index, *_known(item)] for item in described.items if any(_known(item))]
     if known:
         output.table(("item", "offsets", "hash", "pad value", "identity"), known)
+    if described.choices:
+        output.table(
+            ("item", "tensor", "compression", "because"),
+            [
+                ["request" if each.item < 0 else each.item, each.name, each.codec, each.reason]
+                for each in described.choices
+            ],
+            title="chosen by its writer",
+        )
 
 
 def _cells(tensor: TensorDescription) -> list[object]:
-    encoding = f"{tensor.encoding}, lz4" if tensor.compressed else tensor.encoding
+    encoding = tensor.encoding if tensor.codec is None else f"{tensor.encoding}, {tensor.codec}"
     starts = [chunk.at for chunk in tensor.chunks if chunk.at is not None]
     return [
         tensor.name,

@@ -50,6 +50,17 @@ class Choice:
     plain_ms: float | None = None
     lz4_ms: float | None = None
 
+    @property
+    def reason(self) -> str:
+        """The figures in words."""
+        shrinks = f"a sample shrinks {self.ratio:.3g} times"
+        if self.link_gbit_s is None or self.plain_ms is None or self.lz4_ms is None:
+            return f"{shrinks}, {1 / WORTH_RATIO:.3g} are asked for"
+        return (
+            f"{shrinks}; over {self.link_gbit_s:g} Gbit/s {self.lz4_ms:.3g} ms with LZ4, "
+            f"{self.plain_ms:.3g} ms without"
+        )
+
 
 def continue_large(rows: Sequence[Row], options: Compression) -> tuple[list[Row], list[Choice]]:
     """Move the tensors to compress out of the rows, into rows that continue them, in chunks.

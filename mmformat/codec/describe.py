@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mmformat.codec.compression import Choice, choices_of
 from mmformat.codec.decode import gather
 from mmformat.codec.encodings import check_entry
 from mmformat.codec.rows import Place, Row, TensorEntry
-from mmformat.codec.schema import VERSION
+from mmformat.codec.schema import COMPRESSION_KEY, VERSION
 from mmformat.codec.spans import open_spans
-from mmformat.codec.stream import Batch, find_batches, placed_rows
+from mmformat.codec.stream import Batch, find_batches, placed_rows, read_key
 from mmformat.model.dtypes import ITEMSIZE
 from mmformat.model.limits import Limits
 
@@ -60,8 +61,8 @@ class TensorDescription:
         Bytes after decompression: those of a plain tensor, or of table and codes.
     stored_nbytes : int
         Bytes in the message.
-    compressed : bool
-        Whether they are LZ4 frames.
+    codec : {"lz4", "zstd"} or None
+        Of what codec they are frames, apart from chunks that are stored as they are.
     batch : int
         The record batch that holds them.
     chunks : tuple of ChunkDescription
@@ -75,9 +76,14 @@ class TensorDescription:
     nbytes: int
     encoded_nbytes: int
     stored_nbytes: int
-    compressed: bool
+    codec: str | None
     batch: int
     chunks: tuple[ChunkDescription, ...]
+
+    @property
+    def compressed(self) -> bool:
+        """Whether its batch is compressed."""
+        return self.codec is not None
 
     @property
     def ratio(self) -> float:
@@ -109,7 +115,12 @@ class BatchDescription:
     end: int
     rows: int
     tensors: int
-    compressed: bool
+    codec: str | None
+
+    @property
+    def compressed(self) -> bool:
+        """Whether its buffers are frames of a codec."""
+        return self.codec is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +139,8 @@ class MessageDescription:
         In item order.
     request : ItemDescription or None
         What belongs to the whole request.
+    choices : tuple of Choice
+        Why ``"auto"`` compressed what it did, as the writer says; nobody vouches for it.
     """
 
     version: int
@@ -135,6 +148,7 @@ class MessageDescription:
     batches: tuple[BatchDescription, ...]
     items: tuple[ItemDescription, ...]
     request: ItemDescription | None
+    choices: tuple[Choice, ...] = ()
 
     @property
     def tensors(self) -> tuple[TensorDescription, ...]:
@@ -211,7 +225,7 @@ def describe(source: Any, *, limits: Limits | None = None) -> MessageDescription
         for entry in row.tensors:
             check_entry(entry, bounds, path=f"{path}.{entry.name}")
             number = numbers[id(entry)]
-            tensors.append(_tensor(entry, number, batches[number].compressed))
+            tensors.append(_tensor(entry, number, batches[number].codec))
         return ItemDescription(
             index=row.item,
             modality=row.modality,
@@ -230,6 +244,7 @@ def describe(source: Any, *, limits: Limits | None = None) -> MessageDescription
         items=tuple(described(*rows) for rows in items),
         request=None if request is None else described(request, "$"),
         batches=tuple(batches),
+        choices=choices_of(read_key(spans, COMPRESSION_KEY, bounds) or b""),
     )
 
 
@@ -240,11 +255,11 @@ def _batch(batch: Batch, rows: list[Row]) -> BatchDescription:
         end=batch.body_at + batch.metadata.body_nbytes,
         rows=len(rows),
         tensors=sum(len(row.tensors) for row in rows),
-        compressed=batch.metadata.compressed,
+        codec=batch.metadata.codec,
     )
 
 
-def _tensor(entry: TensorEntry, batch: int, compressed: bool) -> TensorDescription:
+def _tensor(entry: TensorEntry, batch: int, codec: str | None) -> TensorDescription:
     chunks = tuple(
         ChunkDescription(at=chunk.at, nbytes=chunk.nbytes, stored_nbytes=chunk.stored_nbytes)
         if isinstance(chunk, Place)
@@ -259,7 +274,7 @@ def _tensor(entry: TensorEntry, batch: int, compressed: bool) -> TensorDescripti
         nbytes=math.prod(entry.shape) * ITEMSIZE[entry.dtype],
         encoded_nbytes=entry.stored_nbytes,
         stored_nbytes=sum(chunk.stored_nbytes for chunk in chunks),
-        compressed=compressed,
+        codec=codec,
         batch=batch,
         chunks=chunks,
     )

@@ -74,7 +74,7 @@ def _walk_lz4(view: memoryview, nbytes: int) -> int:
         raise ValueError("the length before it")
     at = 15 if has_size else 7
     behind = 4 if has_block_sums else 0
-    for _ in range(_most_blocks(nbytes)):
+    for _ in range(_most_blocks(nbytes) + 1):  # the end's mark is a word too
         (word,) = _WORD.unpack_from(view, at)
         at += 4
         if word == 0:
@@ -116,4 +116,4 @@ _WALKS: Final[dict[str, Callable[[memoryview, int], int]]] = {
 
 
 def _most_blocks(nbytes: int) -> int:
-    return 17 + nbytes // 4096
+    return 16 + nbytes // 4096

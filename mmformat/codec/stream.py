@@ -51,6 +51,7 @@ __all__ = [
     "find_batches",
     "placed_rows",
     "read_batches",
+    "read_key",
     "read_schema",
     "structure_in",
 ]
@@ -123,6 +124,21 @@ def _check_schema(message: bytes) -> None:
         raise SchemaError(
             f"expected the schema of version {VERSION}, got {len(schema)} columns: {names}"
         )
+
+
+def read_key(spans: Spans, key: bytes, limits: Limits) -> bytes | None:
+    """Return a key of the schema's metadata, None when it is not there; the schema is checked.
+
+    Raises
+    ------
+    SchemaError, VersionError, TruncatedError
+        As :func:`read_schema`.
+    """
+    message = spans.read(0, read_schema(spans, limits))
+    if message == SCHEMA_MESSAGE:
+        return None
+    value: bytes | None = open_stream(bytes(message) + END_OF_STREAM).schema.metadata.get(key)
+    return value
 
 
 def _names(schema: Schema) -> str:

@@ -34,7 +34,9 @@ class Vector:
     sha256 : str
         Of the file.
     reproducible : bool
-        Whether encoding again gives the same bytes; not where an LZ4 library had a choice.
+        Whether encoding again gives the same bytes; not where a codec's library had a choice.
+    optional : str or None
+        The code by which a reader may refuse a valid vector that lacks what it needs.
     error, code : str or None
         The class and the code of the error that refuses it.
     limits : dict
@@ -50,6 +52,7 @@ class Vector:
     sha256: str
     path: Path
     reproducible: bool = True
+    optional: str | None = None
     error: str | None = None
     code: str | None = None
     limits: dict[str, int] = field(default_factory=dict)

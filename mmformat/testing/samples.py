@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from mmformat._extras import require
 from mmformat.codec import encode
-from mmformat.codec.schema import SCHEMA
+from mmformat.codec.batch import write_compressed_batch
+from mmformat.codec.compression import Choice, explained
+from mmformat.codec.schema import COMPRESSION_KEY, SCHEMA
 from mmformat.model import (
     Compression,
     DictionaryTensor,
@@ -52,7 +54,9 @@ class Sample:
     make : callable
         Returns the message.
     reproducible : bool
-        Whether it is the same bytes whatever LZ4 library made it.
+        Whether it is the same bytes whatever library compressed it.
+    optional : str, optional
+        The code by which a reader may refuse it that lacks what it needs.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Sample:
     clauses: str
     make: Callable[[], bytes]
     reproducible: bool = True
+    optional: str | None = None
 
 
 def bytes_of(count: int, seed: int = 1) -> npt.NDArray[np.uint8]:
@@ -254,6 +259,54 @@ def _stored() -> bytes:
     return message(batch(plain), again)
 
 
+def _packed_chunks(codec: str) -> bytes:
+    # A chunk that shrinks, one that does not and is stored, an inline one; and a dictionary.
+    ramp = (np.arange(1500) // 30).astype(np.uint8).tobytes()
+    noise = bytes_of(700).tobytes()
+    parts = [ramp[:1000], noise, noise[:7], b"", ramp[1000:]]
+    table = struct.pack("<256f", *range(256))
+    parameters = {
+        "axis": 0,
+        "codes": [1, 1400],
+        "entries": 256,
+        "repeat": 2,
+        "repeat_axis": 0,
+        "table_channels": 1,
+    }
+    none: dict[str, Any] = {"attributes": None, "format": None}
+    feature = {"attributes": {"feature": {"$ndarray": "feature"}}}
+    rows = [
+        item(0, tensor(dtype="uint8", shape=(2207,), data=parts), **none),
+        item(
+            1,
+            tensor(
+                shape=(2, 1400),
+                data=[table, ramp[:600], noise[:300], ramp[1000:]],
+                encoding="dictionary",
+                parameters=parameters,
+            ),
+            **none,
+        ),
+    ]
+    plain = batch(item(0, **feature), item(1, **feature))
+    return message(plain, b"".join(write_compressed_batch(rows, codec)))
+
+
+def _explained() -> bytes:
+    choice = Choice(
+        item=0,
+        name="feature",
+        codec="none",
+        ratio=1.008,
+        link_gbit_s=10,
+        plain_ms=0.001,
+        lz4_ms=0.002,
+    )
+    key = {COMPRESSION_KEY: explained([choice])}
+    schema = SCHEMA.with_metadata({**SCHEMA.metadata, **key})
+    return message(batch(item(0, tensor())), schema=schema_message(schema))
+
+
 def _batches() -> bytes:
     first = [item(n, attributes={"feature": {"$ndarray": "feature"}}) for n in range(3)]
     none = {"attributes": None, "format": None}
@@ -366,4 +419,25 @@ def samples() -> Iterator[Sample]:
         clauses="Z-2",
         make=_stored,
         reproducible=False,
+    )
+    yield Sample(
+        name="lz4-chunks",
+        about="compressed tensors in chunks: shrunk, stored, inline, empty; and a dictionary's",
+        clauses="Z-2 Z-4 V-4",
+        make=lambda: _packed_chunks("lz4"),
+        reproducible=False,
+    )
+    yield Sample(
+        name="zstd-chunks",
+        about="the same, by Zstandard",
+        clauses="Z-1 Z-2 Z-4 Z-6",
+        make=lambda: _packed_chunks("zstd"),
+        reproducible=False,
+        optional="compression-codec",
+    )
+    yield Sample(
+        name="compression-key",
+        about="why a writer compressed nothing",
+        clauses="Z-5 S-5",
+        make=_explained,
     )

@@ -62,6 +62,8 @@ def made_vectors() -> Iterator[Made]:
         entry = _entry("valid", sample.name, sample.about, tuple(sample.clauses.split()), data)
         if not sample.reproducible:
             entry["reproducible"] = False
+        if sample.optional is not None:
+            entry["optional"] = sample.optional
         yield Made(entry, data, twin)
     for kind, found in (("invalid", attacks()), ("future", future())):
         for attack in found:

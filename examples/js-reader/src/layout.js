@@ -8,6 +8,7 @@
 import { refuse } from './errors.js';
 import { measureFrame } from './lz4.js';
 import { COLUMNS, within } from './schema.js';
+import { decodeZstd } from './zstd.js';
 
 /** The 21 arrays in the order of Arrow's field nodes, each with the index of its parent. */
 const ARRAYS = [];
@@ -33,10 +34,11 @@ const align = (value, to) => Math.ceil(value / to) * to;
 /** Check one batch; `spent` carries what earlier batches took of the limits. */
 export function checkLayout({ header, body }, limits, spent) {
   const compression = header.table(3);
-  if (compression && (compression.uint8(0) !== 0 || compression.uint8(1) !== 0)) {
+  if (compression && (compression.uint8(0) > 1 || compression.uint8(1) !== 0)) {
     const got = `codec ${compression.uint8(0)}, method ${compression.uint8(1)}`;
-    refuse('compression-codec', 'LZ4_FRAME by buffers', got);
+    refuse('compression-codec', 'LZ4_FRAME or ZSTD by buffers', got);
   }
+  const codec = compression ? CODECS[compression.uint8(0)] : null;
   const nodes = header.int64s(1, 2);
   const regions = header.int64s(2, 2);
   const variadic = header.int64s(4);
@@ -48,16 +50,16 @@ export function checkLayout({ header, body }, limits, spent) {
 
   checkPlaces(regions, body);
   const buffers = regions.map(([offset, length]) => body.subarray(offset, offset + length));
-  const lengths = compression ? buffers.map(claimedLength) : buffers.map((buffer) => buffer.length);
+  const lengths = codec ? buffers.map((buffer) => claimedLength(buffer, codec)) : buffers.map((buffer) => buffer.length);
   checkLengths(nodes, lengths);
 
   const columns = lengths.slice(0, COLUMN_BUFFERS).reduce((sum, length) => align(sum, 8) + length, 0);
   within(limits, 'metadata_nbytes', align(columns, 64));
   within(limits, 'tensors', (spent.tensors += nodes[ARRAYS.findIndex(({ name }) => name === 'tensor')][0]));
-  if (!compression) return;
+  if (!codec) return;
   within(limits, 'decompressed_nbytes', (spent.decompressed += lengths.reduce((sum, length) => sum + length, 0)));
   buffers.forEach((buffer, k) => {
-    if (buffer.length && int64(buffer, 0) !== -1) measureFrame(buffer.subarray(8), lengths[k]);
+    if (buffer.length && int64(buffer, 0) !== -1) checkFrame(buffer.subarray(8), lengths[k], codec);
   });
 }
 
@@ -80,13 +82,27 @@ function checkPlaces(regions, body) {
   padding(body.length);
 }
 
-/** The length that a compressed buffer claims, which LZ4 could have made of its bytes: [Z-2], [Z-3]. */
-function claimedLength(buffer) {
+/** The codecs by their number: their frames' first word, and the most bytes that they make of one. */
+const CODECS = [
+  { magic: 0x184d2204, ratio: 255, measure: measureFrame },
+  { magic: 0xfd2fb528, ratio: 2 ** 15, measure: decodeZstd },
+];
+
+/** One frame of the batch's codec, of the length before it: [Z-1], [Z-2]. */
+function checkFrame(frame, length, codec) {
+  const first = frame.length < 4 ? 0 : new DataView(frame.buffer, frame.byteOffset, 4).getUint32(0, true);
+  const other = CODECS.find(({ magic }) => magic === first);
+  if (other && other !== codec) refuse('compression-codec', 'frames of the codec in the metadata', 'the other one');
+  codec.measure(frame, length);
+}
+
+/** The length that a compressed buffer claims, which the codec could have made of its bytes: [Z-2], [Z-3]. */
+function claimedLength(buffer, { ratio }) {
   if (buffer.length === 0) return 0;
   const claimed = buffer.length < 8 ? -2 : int64(buffer, 0);
   if (claimed === -1) return buffer.length - 8;
-  if (claimed < 0 || claimed > 255 * (buffer.length - 8)) {
-    refuse('compression', `up to 255 times ${buffer.length - 8} bytes`, claimed);
+  if (claimed < 0 || claimed > ratio * (buffer.length - 8)) {
+    refuse('compression', `up to ${ratio} times ${buffer.length - 8} bytes`, claimed);
   }
   return claimed;
 }

@@ -10,8 +10,10 @@ import { joinRows } from './rows.js';
 import { LIMITS } from './schema.js';
 import { readStream } from './stream.js';
 import { readTensors } from './tensors.js';
+import { registerZstd } from './zstd.js';
 
 registerLz4();
+registerZstd();
 
 /**
  * Read the bytes of a message.

@@ -5,12 +5,16 @@ import { readFileSync } from 'node:fs';
 import { FormatError } from '../src/errors.js';
 import { readMessage } from '../src/reader.js';
 import { stringify, toTwin } from '../src/twin.js';
+import { HAS_ZSTD } from '../src/zstd.js';
 
 const FOLDER = new URL('../../../schemas/v1/vectors/', import.meta.url);
 export const SCHEMA = JSON.parse(readFileSync(new URL('../schema.json', FOLDER)));
 export const VECTORS = JSON.parse(readFileSync(new URL('manifest.json', FOLDER))).vectors;
 export const bytesOf = ({ kind, name }) => new Uint8Array(readFileSync(new URL(`${kind}/${name}.arrows`, FOLDER)));
 export const twinOf = ({ name }) => readFileSync(new URL(`valid/${name}.json`, FOLDER), 'utf8').trimEnd();
+
+/** Whether a valid vector wants what this node has not, and its `optional` code is the right answer. */
+export const lacks = ({ optional }) => optional === 'compression-codec' && !HAS_ZSTD;
 
 /** `{ outcome, code, text }` of reading one vector; errors that are no refusals come out as they are. */
 export function outcomeOf(vector) {
@@ -28,7 +32,8 @@ export function outcomeOf(vector) {
 export function outcomes() {
   return VECTORS.map((vector) => {
     const { outcome, code, text } = outcomeOf(vector);
-    const right = vector.kind === 'valid' ? text === twinOf(vector) : code === vector.code;
+    const isRead = vector.kind === 'valid' && !lacks(vector);
+    const right = isRead ? text === twinOf(vector) : code === (vector.code ?? vector.optional);
     return { kind: vector.kind, name: vector.name, outcome, code, text, right };
   });
 }

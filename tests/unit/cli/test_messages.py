@@ -64,8 +64,24 @@ def test_encode_compresses_large_tensors(
     assert main(["inspect", str(path), "--json"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["files"]
     (feature,) = (each for each in told["items"][0]["tensors"] if each["name"] == "feature")
-    assert feature["compressed"]
+    assert feature["codec"] == "lz4"
     assert feature["stored_nbytes"] < feature["nbytes"] / 2
+
+
+def test_encode_weighs_a_link_and_inspect_says_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.arrows"
+    arguments = ["encode", str(LARGE), "-o", str(path), "--encoding", "plain"]
+    assert main([*arguments, "--compression", "auto", "--link-gbit-s", "0.001"]) == 0
+    assert main(["inspect", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "plain, lz4" in shown
+    assert "over 0.001 Gbit/s" in shown
+    for wrong in (["lz4", "--link-gbit-s", "1"], ["auto", "--link-gbit-s", "-1"]):
+        assert main([*arguments, "--compression", *wrong]) == 2
+    assert main([*arguments, "--link-gbit-s", "1"]) == 2
+    assert "link" in capsys.readouterr().err
 
 
 def test_encode_to_a_pipe(tmp_path: Path) -> None:
