@@ -48,6 +48,7 @@ from mmformat.share import (
 if TYPE_CHECKING:
     from mmformat.legacy.convert import convert
     from mmformat.media import materialize, materialize_async, register_lazy
+    from mmformat.share.dataset import Dataset, open_dataset
     from mmformat.share.pool import MaterializePool
 
 __version__ = "0.1.0"
@@ -57,6 +58,7 @@ __all__ = [
     "ArenaFullError",
     "ArenaReader",
     "Compression",
+    "Dataset",
     "DecodeError",
     "DictionaryTensor",
     "EncodeError",
@@ -91,14 +93,17 @@ __all__ = [
     "encode",
     "materialize",
     "materialize_async",
+    "open_dataset",
     "register_lazy",
 ]
 
 _ROOMS: Final = {
+    "Dataset": "mmformat.share.dataset",
     "MaterializePool": "mmformat.share.pool",
     "convert": "mmformat.legacy",
     "materialize": "mmformat.media",
     "materialize_async": "mmformat.media",
+    "open_dataset": "mmformat.share.dataset",
     "register_lazy": "mmformat.media",
 }
 """Rooms that a rank never enters: they are imported when a name of theirs is first used."""
