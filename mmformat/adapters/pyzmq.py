@@ -112,10 +112,10 @@ def recv_mm(socket: Any, flags: int = 0, *, limits: Limits | None = None) -> Any
     """
     received = socket.recv_multipart(flags=flags, copy=False)
     if not hasattr(received, "__await__"):
-        return _opened(received, limits or Limits())
+        return _opened(received, Limits.of(limits))
 
     async def opened() -> Any:
-        return _opened(await received, limits or Limits())
+        return _opened(await received, Limits.of(limits))
 
     return opened()
 

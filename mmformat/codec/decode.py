@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mmformat.codec.attributes import BARE, exact_int, join
 from mmformat.codec.encodings import check_entry, tensor_of
@@ -12,6 +12,7 @@ from mmformat.codec.schema import REQUEST
 from mmformat.codec.spans import open_spans
 from mmformat.codec.stream import read_batches
 from mmformat.errors import DecodeError, IntegrityError
+from mmformat.model.arguments import check_text
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.modality import InputFormat, Modality
@@ -23,7 +24,6 @@ Library = Literal["torch", "numpy"]
 
 _MODALITIES = {member.value: member for member in Modality}
 _FORMATS = {member.value: member for member in InputFormat}
-_DEFAULT_LIMITS = Limits()
 _HEAD_FIELDS = ("format", "hash", "pad_value", "identity", "offsets", "attributes")
 _FIELDS = ("feature", "model_specific_data", "precomputed_embeddings")
 
@@ -60,6 +60,8 @@ def decode(
         IntegrityError, each with the code of the broken clause.
     LimitError
         When the message asks for more than the limits allow.
+    ModelError
+        When ``limits`` or ``library`` is none.
     MissingExtraError
         When torch tensors were sent and torch is not installed.
 
@@ -79,7 +81,9 @@ def decode(
     >>> mm.decode(mm.encode(mm.MultimodalInputs(request_data={"a": (1, None)}))).request_data
     {'a': (1, None)}
     """
-    bounds = limits or _DEFAULT_LIMITS
+    bounds = Limits.of(limits)
+    if library is not None:
+        check_text(library, get_args(Library), name="library")
     spans = open_spans(source)
     items, request = gather(read_batches(spans, bounds), bounds)
 

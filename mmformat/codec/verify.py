@@ -85,7 +85,7 @@ def verify(source: Any, *, limits: Limits | None = None) -> list[Finding]:
     >>> verify(message[:-8])[0].clause
     'L-3'
     """
-    bounds = limits or Limits()
+    bounds = Limits.of(limits)
     spans = open_spans(source)
     try:
         items, request = gather(read_batches(spans, bounds), bounds)

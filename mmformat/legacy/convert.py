@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mmformat.errors import ModelError
 from mmformat.legacy.landing import Lander, Library, TensorMaker
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.mapping import Mapping, joined
@@ -18,6 +19,7 @@ from mmformat.legacy.reading import Reading, read
 from mmformat.legacy.report import ConversionReport
 from mmformat.legacy.sandbox import Block, read_isolated
 from mmformat.legacy.source import PickleSource, Source
+from mmformat.model.arguments import check_type
 from mmformat.model.item import MultimodalInputs
 
 __all__ = ["Conversion", "convert", "convert_all"]
@@ -125,9 +127,14 @@ def convert_all(
     MMFormatError
         As :func:`convert`.
     """
+    check_type(limits, (PickleLimits, type(None)), "PickleLimits", name="limits")
+    check_type(sglang_version, (str, type(None)), "a version", name="sglang_version")
     limits = limits or PickleLimits()
     maker = TensorMaker(library)
-    views = [memoryview(buffer).cast("B").toreadonly() for buffer in buffers]
+    try:
+        views = [memoryview(buffer).cast("B").toreadonly() for buffer in buffers]
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"expected contiguous buffers, got: {error}", path="$.buffers") from error
     with Source(source) as opened:
         nbytes = len(opened.view) + sum(len(view) for view in views)
         landed: _Landed | Block

@@ -13,9 +13,10 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mmformat.errors import DecodeError, MissingExtraError, ModelError
+from mmformat.errors import DecodeError, MissingExtraError
 from mmformat.legacy.latin1 import give_back
 from mmformat.legacy.nodes import Storage, Tensor
+from mmformat.model.arguments import check_text
 from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
 
 __all__ = ["Lander", "Library", "TensorMaker", "layout"]
@@ -151,8 +152,7 @@ class TensorMaker:
     __slots__ = ("_torch", "library")
 
     def __init__(self, library: Library = "auto") -> None:
-        if library not in ("auto", "torch", "numpy"):
-            raise ModelError(f"expected auto, torch or numpy, got {library!r}", path="$.library")
+        check_text(library, ("auto", "torch", "numpy"), name="library")
         self.library = library
         self._torch: bool | None = {"auto": None, "torch": True, "numpy": False}[library]
 

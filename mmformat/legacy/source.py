@@ -9,6 +9,7 @@ import stat
 from mmformat.errors import DecodeError, ModelError
 from mmformat.legacy.landing import Lander
 from mmformat.legacy.nodes import Tensor
+from mmformat.model.arguments import check_path
 
 __all__ = ["PickleSource", "Source"]
 
@@ -42,13 +43,18 @@ class Source:
         self.descriptor: int | None = None
         if isinstance(source, bytes | bytearray | memoryview):
             self.name = "<bytes>"
-            self.view = memoryview(source).cast("B").toreadonly()
+            try:
+                self.view = memoryview(source).cast("B").toreadonly()
+            except TypeError as error:
+                raise ModelError(
+                    f"expected contiguous bytes, got: {error}", path="$.source"
+                ) from error
             return
         if not isinstance(source, str | os.PathLike):
             raise ModelError(
                 f"expected a path or bytes, got {type(source).__name__}", path="$.source"
             )
-        self.name = os.fspath(source)
+        self.name = str(check_path(source, name="source"))
         try:
             self.descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
             self._open(self.descriptor)

@@ -75,7 +75,7 @@ def materialize(
     >>> out.items[0].feature.shape, out.items[0].frozen, item.frozen
     ((2, 2, 3), True, False)
     """
-    _check(inputs, processor, fetcher)
+    check_arguments(inputs, processor, fetcher)
     items = [
         materialize_item(item, processor, fetcher=fetcher, path=f"$.items[{index}]")
         for index, item in enumerate(inputs.items)
@@ -110,12 +110,13 @@ async def materialize_async(
     >>> asyncio.run(materialize_async(MultimodalInputs())).items
     []
     """
-    _check(inputs, processor, fetcher)
+    check_arguments(inputs, processor, fetcher)
     fetched = await _fetched_inputs(inputs, fetcher)
     return await asyncio.to_thread(materialize, fetched, processor, fetcher=fetcher)
 
 
-def _check(inputs: object, processor: object, fetcher: object) -> None:
+def check_arguments(inputs: object, processor: object, fetcher: object) -> None:
+    """Raise MaterializeError unless these are inputs, a processor and a fetcher."""
     check_type(inputs, MultimodalInputs, "MultimodalInputs", name="inputs", error=MaterializeError)
     check_callable(fetcher, name="fetcher", error=MaterializeError)
     if isinstance(processor, Mapping):

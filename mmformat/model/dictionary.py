@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmformat.errors import MissingExtraError, ModelError
+from mmformat.model.arguments import check_type
 from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
 from mmformat.model.expansion import expand_numpy, expand_torch
 from mmformat.model.tensors import TensorSpec, is_tensor, is_torch, tensor_buffer, tensor_spec
@@ -89,9 +90,9 @@ class DictionaryTensor:
         table_spec = tensor_spec(table, path="$.table")
         check_dictionary(code_spec, table_spec, axis=axis, repeat_axis=repeat_axis, repeat=repeat)
         natural = expanded_shape(code_spec.shape, repeat_axis=repeat_axis, repeat=repeat)
+        check_type(shape, (list, tuple, type(None)), "extents", name="shape")
         if shape is not None and (
-            not isinstance(shape, (list, tuple))
-            or any(type(extent) is not int or extent < 0 for extent in shape)
+            any(type(extent) is not int or extent < 0 for extent in shape)
             or math.prod(shape) != math.prod(natural)
         ):
             raise ModelError(
@@ -228,7 +229,8 @@ class DictionaryTensor:
         >>> DictionaryTensor(np.zeros((1, 4), np.uint8), table).to("float16").dtype
         'float16'
         """
-        if not isinstance(dtype, str) or "float" not in dtype or "float" not in self.dtype:
+        check_type(dtype, str, "a dtype's name", name="dtype")
+        if "float" not in dtype or "float" not in self.dtype:
             raise ModelError(
                 f"expected two float dtypes, got {self.dtype} and {dtype}", path="$.dtype"
             )

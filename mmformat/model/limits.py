@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any, Final
 
 from mmformat.errors import LimitError, ModelError
-from mmformat.model.arguments import check_text, check_type
+from mmformat.model.arguments import check_type
 
 __all__ = ["Limits"]
 
@@ -65,6 +66,20 @@ class Limits:
             if type(value) is not int or value < 1:
                 raise ModelError(f"expected a positive int, got {value!r}", path=f"$.{field.name}")
 
+    @classmethod
+    def of(cls, value: Limits | None) -> Limits:
+        """Return the value itself, or the defaults for None.
+
+        Raises
+        ------
+        ModelError
+            For anything else.
+        """
+        if value is None:
+            return _DEFAULTS
+        check_type(value, cls, "Limits", name="limits")
+        return value
+
     def check(self, name: str, value: int, *, path: str | None = None) -> None:
         """Raise LimitError when ``value`` is over the bound called ``name``.
 
@@ -75,9 +90,10 @@ class Limits:
         ModelError
             When there is no such bound, or ``value`` is no int.
         """
-        bound: int | None = getattr(self, name, None) if isinstance(name, str) else None
+        bound: Any = getattr(self, str(name), None)
         if type(bound) is not int:
-            check_text(name, [each.name for each in fields(self)], name="name")
+            names = [each.name for each in fields(self)]
+            raise ModelError(f"expected one of {', '.join(names)}, got {name!r:.60}", path="$.name")
         check_type(value, int, "an int", name="value")
         if value > bound:
             raise LimitError(
@@ -85,3 +101,6 @@ class Limits:
                 path=path,
                 hint=f"if you trust the sender: Limits({name}={value})",
             )
+
+
+_DEFAULTS: Final = Limits()

@@ -34,7 +34,7 @@ def resolve_device(device: torch.device | str) -> torch.device:
 
     try:
         wanted = torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
         raise PlacementError(
             f"expected a device such as 'cpu' or 'cuda:0', got {device!r}", code="device"
         ) from error

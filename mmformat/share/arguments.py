@@ -45,7 +45,7 @@ def check_choice(value: object, choices: Sequence[object], name: str) -> None:
     TransportError
         With code ``arena-argument``.
     """
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise TransportError(
             f"expected one of {', '.join(map(repr, choices))}, got {value!r}",
             path=f"$.{name}",

@@ -148,7 +148,7 @@ def recv(
         frames = socket.recv_multipart(copy=False)
     except zmq.ZMQError as error:
         raise _translated(error) from error
-    return _delivery(socket, frames, limits or Limits())
+    return _delivery(socket, frames, Limits.of(limits))
 
 
 async def send_async(
@@ -203,7 +203,7 @@ async def recv_async(
         frames = await socket.recv_multipart(copy=False)
     except zmq.ZMQError as error:
         raise _translated(error) from error
-    return _delivery(socket, frames, limits or Limits())
+    return _delivery(socket, frames, Limits.of(limits))
 
 
 async def _poll(socket: Any, wait_ms: int | None, flags: int) -> int:

@@ -8,7 +8,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from mmformat.errors import MaterializeError, MMFormatError, ModelError
 from mmformat.media.fetch import Fetcher
@@ -16,9 +16,13 @@ from mmformat.media.pool.job import Job, Queue
 from mmformat.media.pool.parcel import Decode, Encode
 from mmformat.media.pool.recipe import recipe_of
 from mmformat.media.pool.slots import ProcessSlot, Slot, ThreadSlot
+from mmformat.model.arguments import check_callable, check_text, check_type
 from mmformat.model.item import MultimodalInputs
 
 __all__ = ["MaterializePool"]
+
+MAX_COUNT: Final = 65_536
+"""More workers, or requests that wait, than this are a slip."""
 
 
 class MaterializePool:
@@ -75,10 +79,16 @@ class MaterializePool:
         encode: Encode | None = None,
         decode: Decode | None = None,
     ) -> None:
+        check_text(kind, ("thread", "process"), name="kind")
+        check_callable(fetcher, name="fetcher")
+        for name, value in (("workers", workers), ("queue_size", queue_size)):
+            if value is None and name == "queue_size":
+                continue
+            if type(value) is not int or not 1 <= value <= MAX_COUNT:
+                raise ModelError(
+                    f"expected an int of 1 to {MAX_COUNT:,}, got {value!r:.60}", path=f"$.{name}"
+                )
         size = 2 * workers if queue_size is None else queue_size
-        for name, value in (("workers", workers), ("queue_size", size)):
-            if type(value) is not int or value < 1:
-                raise ModelError(f"expected a positive int, got {value!r}", path=f"$.{name}")
         self.workers = workers
         self.kind = kind
         self.queue_size = size
@@ -86,7 +96,7 @@ class MaterializePool:
         self._slots: list[Slot]
         if kind == "thread":
             self._slots = [ThreadSlot(processor, fetcher) for _ in range(workers)]
-        elif kind == "process":
+        else:
             if encode is None or decode is None:
                 raise ModelError(
                     "expected encode and decode for kind='process'", hint="mmformat.MaterializePool"
@@ -100,8 +110,6 @@ class MaterializePool:
                 ProcessSlot(recipes, encode=encode, decode=decode, fetcher=fetcher)
                 for _ in range(workers)
             ]
-        else:
-            raise ModelError(f"expected 'thread' or 'process', got {kind!r}", path="$.kind")
         self._threads = [
             threading.Thread(
                 target=_work,
@@ -164,7 +172,8 @@ class MaterializePool:
             With code ``pool-full`` when there was no room in time, ``pool-closed`` after
             :meth:`close`.
         """
-        job = Job(inputs, deadline_s)
+        job = _job(inputs, deadline_s)
+        _check_seconds(timeout_s, "timeout_s")
         self._queue.put(job, timeout_s=timeout_s)
         return job.future
 
@@ -218,7 +227,7 @@ class MaterializePool:
         -----
         Cancelling the await cancels the request.
         """
-        job = Job(inputs, deadline_s)
+        job = _job(inputs, deadline_s)
         try:
             await asyncio.to_thread(self._queue.put, job, timeout_s=None)
             return await asyncio.wrap_future(job.future)
@@ -238,6 +247,18 @@ class MaterializePool:
         self._queue.close(cancel=cancel)
         for thread in self._threads:
             thread.join()
+
+
+def _job(inputs: MultimodalInputs, deadline_s: float | None) -> Job:
+    check_type(inputs, MultimodalInputs, "MultimodalInputs", name="inputs", error=MaterializeError)
+    _check_seconds(deadline_s, "deadline_s")
+    return Job(inputs, deadline_s)
+
+
+def _check_seconds(value: Any, name: str) -> None:
+    check_type(value, (int, float, type(None)), "seconds", name=name, error=MaterializeError)
+    if value is not None and not value >= 0:
+        raise MaterializeError(f"expected seconds of 0 or more, got {value!r}", path=f"$.{name}")
 
 
 def _work(queue: Queue, slot: Slot) -> None:

@@ -97,13 +97,13 @@ class Slot:
             raise TransportError(
                 f"expected 1 to {self._extent.nbytes:,} bytes, got {size:,}", code="slot-nbytes"
             )
+        if not isinstance(identity, bytes):
+            raise TransportError(f"expected bytes, got {type(identity).__name__}", code="identity")
         if len(identity) > DIGEST_NBYTES:
             raise TransportError(
                 f"expected at most {DIGEST_NBYTES} bytes, got {len(identity)}", code="identity"
             )
         self._finish()
-        if not isinstance(identity, bytes):
-            raise TransportError(f"expected bytes, got {type(identity).__name__}", code="identity")
         handle = self._arena._seal(self._record, self._extent, size, identity)
         self._arena._observe_put(self._started_s)
         return handle

@@ -130,7 +130,8 @@ def test_a_source_is_refused_as_not_materialized() -> None:
     ],
 )
 def test_fields_of_another_kind_are_refused(field: str, value: Any) -> None:
-    item = MultimodalDataItem(modality="IMAGE", **{field: value})
+    item = MultimodalDataItem(modality="IMAGE")
+    setattr(item, field, value)
     with pytest.raises(EncodeError) as caught:
         encode(MultimodalInputs(items=[item]))
     assert caught.value.path == f"$.items[0].{field}"
