@@ -89,13 +89,13 @@ class Tokenizer:
     def serve(self, requests: Sequence[Sequence[str]], *, digest: bool = False) -> Answered:
         """Send all requests at once and wait until every rank is ready with every one."""
         phase = Answered(clock_ns())
-        pending: dict[Future[mm.MultimodalInputs], int] = {}
+        pending: dict[Future[bytes | mm.MultimodalInputs], int] = {}
         for images in requests:
             number = self._number = self._number + 1
             phase.sent_ns[number] = clock_ns()
             phase.waiting[number] = self._ranks
             if self._pool is not None:
-                pending[self._pool.submit(self._materialize, images)] = number
+                pending[self._pool.submit(self._prepare, images)] = number
                 continue
             if self._way.materialize == "tokenizer":
                 body = self._packer.pack(number, self._materialize(images))
@@ -106,12 +106,20 @@ class Tokenizer:
         while pending:
             done, _ = wait(pending, timeout=0.001, return_when=FIRST_COMPLETED)
             for future in done:
-                number = pending.pop(future)
-                self._send(number, self._packer.pack(number, future.result()), digest=digest)
+                number, made = pending.pop(future), future.result()
+                body = made if isinstance(made, bytes) else self._packer.pack(number, made)
+                self._send(number, body, digest=digest)
             self._collect(phase, wait_for_one=False)
         while phase.waiting:
             self._collect(phase, wait_for_one=True)
         return phase
+
+    def _prepare(self, images: Sequence[str]) -> bytes | mm.MultimodalInputs:
+        """Materialize in a thread of the pool; in the slot itself, where the way does that."""
+        if not self._way.in_place:
+            return self._materialize(images)
+        self.materializations += 1
+        return self._packer.materialize(images)
 
     def _materialize(self, images: Sequence[str]) -> mm.MultimodalInputs:
         key = "".join(images) if self._way.repeated else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import replace
 from importlib import resources
 from typing import Any, Final, Literal
 
@@ -14,9 +14,16 @@ from PIL import Image
 import mmformat as mm
 from mmformat.media import materialize
 from mmformat.media.image import QwenVLImageProcessor
-from mmformat.media.image.processed import Encoding
 
-__all__ = ["PAYLOADS", "Payload", "feature_nbytes", "materialized", "requests_of"]
+__all__ = [
+    "PAYLOADS",
+    "Payload",
+    "feature_nbytes",
+    "lazy",
+    "materialized",
+    "processor_of",
+    "requests_of",
+]
 
 Payload = Literal["image", "video", "mixed"]
 PAYLOADS: Final[tuple[Payload, ...]] = ("image", "video", "mixed")
@@ -27,7 +34,10 @@ IMAGE_SIDE: Final = 1036
 VIDEO_FRAMES: Final = 8
 """Stills of a clip: 206 MB of float32."""
 
-_PROCESSOR: Final = QwenVLImageProcessor(max_pixels=2**24)
+_DICTIONARY: Final = QwenVLImageProcessor(max_pixels=2**24)
+_PLAIN: Final = replace(
+    _DICTIONARY, normalization=replace(_DICTIONARY.normalization, encoding="plain")
+)
 _MIXED_SIDES: Final = (280, 560, 1036)
 
 
@@ -73,7 +83,8 @@ def feature_nbytes(inputs: mm.MultimodalInputs) -> int:
     return sum([int(feature.nbytes) for feature in features])
 
 
-def _inputs_of(images: Sequence[str]) -> mm.MultimodalInputs:
+def lazy(images: Sequence[str]) -> mm.MultimodalInputs:
+    """Return a request whose images are not decoded yet."""
     return mm.MultimodalInputs(
         items=[
             mm.MultimodalDataItem(
@@ -90,5 +101,9 @@ def materialized(images: Sequence[str], *, dictionary: bool = False) -> mm.Multi
 
     Only what is written differs: floats, or the codes and tables that they come from.
     """
-    encoding: Encoding = "dictionary" if dictionary else "plain"
-    return materialize(_inputs_of(images), partial(_PROCESSOR, encoding=encoding))
+    return materialize(lazy(images), processor_of(dictionary=dictionary))
+
+
+def processor_of(*, dictionary: bool) -> QwenVLImageProcessor:
+    """Return the processor of every way, to write codes and tables or floats."""
+    return _DICTIONARY if dictionary else _PLAIN

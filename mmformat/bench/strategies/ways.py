@@ -43,6 +43,11 @@ class Way:
     compression: str | None = None
     repeated: bool = False
 
+    @property
+    def in_place(self) -> bool:
+        """Whether images are processed in the slot where the ranks read them."""
+        return self.carrier == "arena" and self.compression is None and not self.repeated
+
 
 WAYS: Final[tuple[Way, ...]] = (
     Way(

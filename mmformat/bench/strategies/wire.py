@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,7 @@ import mmformat as mm
 from mmformat.bench.arms.arm import inputs_of, plain_of
 from mmformat.bench.arms.segment_per_tensor import SegmentPerTensorArm
 from mmformat.bench.pages import touch
-from mmformat.bench.strategies.traffic import feature_nbytes
+from mmformat.bench.strategies.traffic import feature_nbytes, lazy, processor_of
 from mmformat.bench.strategies.ways import Way
 
 __all__ = ["Packer", "Unpacker"]
@@ -45,6 +46,15 @@ class Packer:
             self.written_nbytes += feature_nbytes(inputs)
             return bytes(arm.encode(as_torch(inputs))[0])
         return pickle.dumps(plain_of(as_torch(inputs)), protocol=5)
+
+    def materialize(self, images: Sequence[str]) -> bytes:
+        """Return a handle of images that are processed in the slot itself."""
+        if self._arena is None:
+            raise RuntimeError("expected a way with an arena")
+        inputs, processor = lazy(images), processor_of(dictionary=self._way.dictionary)
+        handle, _ = self._arena.materialize(inputs, processor, timeout_s=60)
+        self.written_nbytes += handle.nbytes
+        return bytes(handle)
 
     def done(self, number: int) -> None:
         """Take back what a request used, when every rank is ready with it."""
