@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
-
-import numpy as np
-import torch
+from typing import Final
 
 from mmformat.bench.arms import Arm, arm_class, make_arm
+from mmformat.bench.pages import PAGE_NBYTES, touch
 from mmformat.bench.payloads import Payload, digests_of, payload, stamp, tensors_of
 from mmformat.bench.results import Cell, Result, available
+from mmformat.bench.scenarios import SCENARIOS, Follow
 from mmformat.measure import clock_ns, minor_faults, turns, without_collection
 from mmformat.model import DictionaryTensor, MultimodalInputs
 
-__all__ = ["CODEC_ARMS", "CODEC_PAYLOADS", "Follow", "rounds_for", "run_codec", "touch"]
+__all__ = ["rounds_for", "run_codec"]
 
-Follow = Callable[[str, float], None]
-"""Told what is being done, and how much of it, 0 to 1, is."""
-
-PAGE_NBYTES: Final = 4096
-
-CODEC_ARMS: Final = (
-    "mmformat", "mmformat-arena", "mmformat-lz4", "mmformat-dictionary", "mmformat-codes",
-    "pickle4", "pickle5", "pickle5-oob", "torch-save", "safetensors", "msgspec-oob",
-    "segment-per-tensor", "memcpy", "touch", "vllm", "sglang",
-)  # fmt: skip
-
-CODEC_PAYLOADS: Final = ("image-small", "image", "photo", "images-8", "video")
+_CODEC: Final = SCENARIOS["codec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +37,10 @@ def rounds_for(chosen: Payload, *, rounds: int | None = None, quick: bool = Fals
     return Rounds(rounds or 15, 20 if chosen.nbytes < 2**20 else 3)
 
 
-def touch(value: Any) -> float:
-    """Read a byte of every page of every tensor, and return their sum."""
-    total = 0
-    for tensor in tensors_of(value):
-        parts = [tensor.table, tensor.codes] if isinstance(tensor, DictionaryTensor) else [tensor]
-        for part in parts:
-            if isinstance(part, np.ndarray):
-                raw = part.reshape(-1).view(np.uint8)
-            else:
-                raw = part.reshape(-1).view(torch.uint8).numpy()
-            total += int(raw[::PAGE_NBYTES].sum(dtype=np.int64))
-    return total
-
-
 def run_codec(
     *,
-    payloads: Sequence[str] = CODEC_PAYLOADS,
-    arms: Sequence[str] = CODEC_ARMS,
+    payloads: Sequence[str] = _CODEC.payloads,
+    arms: Sequence[str] = _CODEC.arms,
     rounds: int | None = None,
     quick: bool = False,
     follow: Follow | None = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -54,18 +55,33 @@ class Payload:
 
 
 def payload(name: str) -> Payload:
-    """Return the payload of a name.
+    """Return the payload of a name: one of the catalogue, or plain float32 items of a size.
 
     Raises
     ------
     ModelError
         When there is none.
+
+    Examples
+    --------
+    >>> payload("3x256KiB").nbytes == 3 * 2**18
+    True
     """
-    try:
+    if name in PAYLOADS:
         return PAYLOADS[name]
-    except KeyError:
+    if (match := _SIZED.fullmatch(name)) is None:
         known = ", ".join(PAYLOADS)
-        raise ModelError(f"expected a payload of {known}, got {name!r}") from None
+        raise ModelError(f"expected a payload of {known}, or as 4x16MiB, got {name!r}")
+    count, nbytes = int(match[1]), int(match[2]) * (2**20 if match[3] == "M" else 2**10)
+    return Payload(
+        name=name,
+        title=f"{count} x {match[2]} {match[3]}iB of float32",
+        nbytes=count * nbytes,
+        make=partial(_sized, count=count, nbytes=nbytes),
+    )
+
+
+_SIZED: Final = re.compile("([1-9][0-9]{0,3})x([1-9][0-9]{0,3})([KM])iB")
 
 
 def tensors_of(value: Any) -> Iterator[Any]:
@@ -138,6 +154,15 @@ def _inputs(
     shape = (math.prod(grid), PATCH_VALUES)
     items = [
         _item(_random(shape, dtype, seed * 1000 + number), grid, modality)
+        for number in range(count)
+    ]
+    return MultimodalInputs(items=items, request_data={"im_token_id": 151655})
+
+
+def _sized(seed: int, *, count: int, nbytes: int) -> MultimodalInputs:
+    shape = (nbytes // 1024, 256)
+    items = [
+        _item(_random(shape, "float32", seed * 1000 + number), (1, 2, 2), Modality.IMAGE)
         for number in range(count)
     ]
     return MultimodalInputs(items=items, request_data={"im_token_id": 151655})

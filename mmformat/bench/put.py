@@ -8,26 +8,31 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from mmformat.bench.codec import Follow, rounds_for
+from mmformat.bench.codec import rounds_for
 from mmformat.bench.payloads import PAYLOADS, digests_of, payload, stamp, tensors_of
 from mmformat.bench.results import Cell, Result
+from mmformat.bench.scenarios import SCENARIOS, Follow
 from mmformat.measure import Samples, clock_ns, minor_faults, turns, without_collection
 from mmformat.model import MultimodalInputs
 from mmformat.share import Arena, ArenaReader
 from mmformat.transport.shm import ShmArena
 
-__all__ = ["PUT_ARMS", "PUT_PAYLOADS", "run_put"]
+__all__ = ["run_put"]
 
-PUT_PAYLOADS: Final = ("image-small", "image", "images-8", "video")
-PUT_ARMS: Final = ("arena-put", "memcpy", "memcpy-slice")
+_PUT: Final = SCENARIOS["put"]
 
+_NOTES: Final = {
+    "arena-put": ("Arena.put", "encoded straight into a slot, checked and announced"),
+    "memcpy": ("control: numpy.copyto", "into the same touched pages; no checks"),
+    "memcpy-slice": ("control: memoryview's assignment", "the same, by the interpreter"),
+}
 _WARMUP_ROUNDS: Final = 2
 
 
 def run_put(
     *,
-    payloads: Sequence[str] = PUT_PAYLOADS,
-    arms: Sequence[str] = PUT_ARMS,
+    payloads: Sequence[str] = _PUT.payloads,
+    arms: Sequence[str] = _PUT.arms,
     rounds: int | None = None,
     quick: bool = False,
     follow: Follow | None = None,
@@ -51,6 +56,7 @@ def run_put(
     result = Result(
         scenario="put",
         settings={"quick": quick, "rounds": rounds, "warmup_rounds": _WARMUP_ROUNDS},
+        notes=_NOTES,
     )
     for number, name in enumerate(payloads):
         if follow is not None:

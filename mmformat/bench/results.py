@@ -9,13 +9,41 @@ from typing import Any, Final
 
 from mmformat.bench.arms import arm_class, why_missing
 from mmformat.bench.arms.catalogue import ARMS
-from mmformat.bench.payloads import PAYLOADS
+from mmformat.bench.payloads import PAYLOADS, payload
 from mmformat.errors import MMFormatError
 from mmformat.measure import Samples, environment
 
-__all__ = ["Cell", "Result", "available", "load"]
+__all__ = ["Cell", "Result", "Subject", "available", "load"]
 
 VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """Name what was measured, where it is no payload of the catalogue.
+
+    Parameters
+    ----------
+    name, title : str
+        In the cells, and for a table.
+    nbytes : int
+        Bytes of the features, or of the file.
+    axis : str
+        What grows, of the scenario ``growth``.
+    at : float
+        How far it has grown.
+    """
+
+    name: str
+    title: str
+    nbytes: int
+    axis: str = ""
+    at: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the subject for the file."""
+        told: dict[str, Any] = {"name": self.name, "title": self.title, "nbytes": self.nbytes}
+        return {**told, "axis": self.axis, "at": self.at} if self.axis else told
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,11 +92,31 @@ class Cell:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """Hold one run of a scenario."""
+    """Hold one run of a scenario.
+
+    Parameters
+    ----------
+    scenario : str
+        Its name.
+    settings : dict
+        What was chosen.
+    cells : list of Cell
+        What was measured.
+    subjects : dict of str to Subject
+        What the cells' payloads are, where they are none of the catalogue.
+    notes : dict of str to (str, str)
+        Title and note of each arm that is none of the catalogue.
+    missing : dict of str to str
+        Why something was not measured.
+    environment : dict
+        The machine and the software.
+    """
 
     scenario: str
     settings: dict[str, Any]
     cells: list[Cell] = field(default_factory=list)
+    subjects: dict[str, Subject] = field(default_factory=dict)
+    notes: dict[str, tuple[str, str]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=environment)
 
@@ -77,21 +125,25 @@ class Result:
         """Whether every arm carried every bit."""
         return all(cell.correct for cell in self.cells)
 
+    def subject(self, name: str) -> Subject:
+        """Return what a cell's payload is."""
+        if name in self.subjects:
+            return self.subjects[name]
+        found = payload(name)
+        return Subject(name=name, title=found.title, nbytes=found.nbytes)
+
     def to_json(self) -> dict[str, Any]:
         """Return everything, raw samples included."""
-        arms = list(dict.fromkeys(cell.arm for cell in self.cells))
-        payloads = sorted({cell.payload for cell in self.cells}, key=list(PAYLOADS).index)
+        order = [*self.subjects, *PAYLOADS]
+        names = sorted({cell.payload for cell in self.cells}, key=order.index)
         return {
             "mmformat_bench": VERSION,
             "scenario": self.scenario,
             "settings": self.settings,
             "environment": self.environment,
-            "arms": [_arm(name) for name in arms],
+            "arms": [self._arm(name) for name in dict.fromkeys(cell.arm for cell in self.cells)],
             "missing": self.missing,
-            "payloads": [
-                {"name": name, "title": PAYLOADS[name].title, "nbytes": PAYLOADS[name].nbytes}
-                for name in payloads
-            ],
+            "payloads": [self.subject(name).to_json() for name in names],
             "cells": [cell.to_json() for cell in self.cells],
         }
 
@@ -107,6 +159,15 @@ class Result:
             path.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
         except OSError as error:
             raise MMFormatError(f"expected to write {path}, got: {error.strerror}") from error
+
+    def _arm(self, name: str) -> dict[str, str]:
+        title, note = name, ""
+        if name in self.notes:
+            title, note = self.notes[name]
+        elif name in ARMS:
+            found = arm_class(name)
+            title, note = found.title, found.note
+        return {"name": name, "title": title, "note": note}
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -131,10 +192,3 @@ def available(names: list[str]) -> tuple[list[str], dict[str, str]]:
     reasons = {name: why_missing(name) for name in names}
     missing = {name: reason for name, reason in reasons.items() if reason is not None}
     return [name for name in names if name not in missing], missing
-
-
-def _arm(name: str) -> dict[str, str]:
-    if name not in ARMS:
-        return {"name": name, "title": name, "note": ""}
-    arm = arm_class(name)
-    return {"name": name, "title": arm.title, "note": arm.note}

@@ -10,7 +10,7 @@ from typing import Any
 import zmq
 
 from mmformat.bench.arms import make_arm
-from mmformat.bench.codec import touch
+from mmformat.bench.pages import touch
 from mmformat.bench.payloads import tensors_of
 from mmformat.measure import clock_ns
 from mmformat.model.tensors import tensor_buffer, tensor_spec

@@ -6,33 +6,26 @@ from collections.abc import Sequence
 from typing import Final
 
 from mmformat.bench.arms import arm_class
-from mmformat.bench.codec import PAGE_NBYTES, Follow, rounds_for
+from mmformat.bench.codec import rounds_for
 from mmformat.bench.crew import Crew
 from mmformat.bench.fanout.group import Group
+from mmformat.bench.pages import PAGE_NBYTES
 from mmformat.bench.payloads import payload
 from mmformat.bench.results import Cell, Result, available
+from mmformat.bench.scenarios import SCENARIOS, Follow
 from mmformat.measure import turns
 
-__all__ = ["FANOUT_ARMS", "FANOUT_PAYLOADS", "QUICK_ARMS", "run_fanout"]
+__all__ = ["run_fanout"]
 
-FANOUT_ARMS: Final = (
-    "mmformat-arena", "mmformat-arena-again", "mmformat-arena-dictionary", "mmformat-arena-codes",
-    "mmformat", "pickle4", "pickle5", "pickle5-oob", "torch-save", "safetensors", "msgspec-oob",
-    "segment-per-tensor", "memcpy", "touch", "vllm", "sglang",
-)  # fmt: skip
-
-QUICK_ARMS: Final = ("mmformat-arena", "pickle5", "msgspec-oob", "segment-per-tensor", "memcpy")
-
-FANOUT_PAYLOADS: Final = ("image-small", "image", "photo", "images-8", "video")
-
+_FANOUT: Final = SCENARIOS["fanout"]
 _WARMUP_ROUNDS: Final = 2
 _STARTUP_TIMEOUT_S: Final = 600.0
 
 
 def run_fanout(
     *,
-    payloads: Sequence[str] = FANOUT_PAYLOADS,
-    arms: Sequence[str] = FANOUT_ARMS,
+    payloads: Sequence[str] = _FANOUT.payloads,
+    arms: Sequence[str] = _FANOUT.arms,
     readers: int = 4,
     rounds: int | None = None,
     quick: bool = False,

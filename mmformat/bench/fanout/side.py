@@ -10,7 +10,7 @@ from typing import Any, Final
 import zmq
 
 from mmformat.bench.arms import Arm, Frames, make_arm
-from mmformat.bench.codec import touch
+from mmformat.bench.pages import touch
 from mmformat.bench.payloads import digests_of, payload, stamp, tensors_of
 from mmformat.measure import clock_ns, memory
 from mmformat.model import MultimodalInputs

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any
 
-__all__ = ["METRIC", "OURS", "cells_of", "lost_rows", "markdown", "payload_tables", "ratio_rows"]
+from mmformat.bench.scenarios import scenario
 
-METRIC: Final = {"codec": "touched_ns", "fanout": "touched_ns", "put": "put_ns"}
-"""What the arms of a scenario are compared by."""
-
-OURS: Final = {"codec": "mmformat", "fanout": "mmformat-arena", "put": "arena-put"}
-"""The arm that stands for this library where one is named."""
-
-_CONTROLS: Final = frozenset({"memcpy", "memcpy-slice", "touch"})
-
-_COLUMNS: Final = {
-    "codec": (
-        ("encode", "encode_ns"), ("decode", "decode_ns"), ("touch pages", "touch_ns"),
-        ("**all**", "touched_ns"), ("all, cold", "cold_touched_ns"),
-    ),
-    "fanout": (
-        ("encoded", "encode_ns"), ("sent", "sent_ns"), ("last returned", "returned_ns"),
-        ("**last touched**", "touched_ns"),
-    ),
-    "put": (("**put**", "put_ns"),),
-}  # fmt: skip
+__all__ = [
+    "arm_title",
+    "as_text",
+    "cells_of",
+    "lost_rows",
+    "markdown",
+    "payload_tables",
+    "ratio_rows",
+    "spread",
+]
 
 
 def cells_of(result: dict[str, Any], payload: str) -> list[dict[str, Any]]:
     """Return a payload's cells, the fastest first."""
-    metric = METRIC[result["scenario"]]
     cells = [cell for cell in result["cells"] if cell["payload"] == payload]
-    return sorted(cells, key=lambda cell: float(cell["metrics"][metric]["median"]))
+    return sorted(cells, key=lambda cell: _median(result, cell)) if _metric(result) else cells
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -44,21 +34,22 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]
 def lost_rows(result: dict[str, Any]) -> list[list[str]]:
     """Return a row for each rival that was faster than our arm, the largest loss first."""
     found = []
+    controls = scenario(result["scenario"]).controls
     for title, ours, others in _compared(result):
         for other in others:
             ratio = _median(result, ours) / _median(result, other)
-            if other["arm"] not in _CONTROLS and ratio > 1:
-                found.append((ratio, title, other["arm"], ours, other))
+            if other["arm"] not in controls and ratio > 1:
+                found.append((ratio, title, other, ours))
     found.sort(key=lambda each: -each[0])
     return [
         [
             f"{result['scenario']}, {title}",
-            f"{_title(result, arm)}",
-            _spread(result, other),
-            _spread(result, ours),
+            arm_title(result, other["arm"]),
+            spread(result, other),
+            spread(result, ours),
             f"{ratio:.2f}",
         ]
-        for ratio, title, arm, ours, other in found
+        for ratio, title, other, ours in found
     ]
 
 
@@ -71,9 +62,9 @@ def ratio_rows(result: dict[str, Any]) -> list[list[str]]:
             rows.append(
                 [
                     title,
-                    _title(result, other["arm"]),
-                    _spread(result, other),
-                    _spread(result, ours),
+                    arm_title(result, other["arm"]),
+                    spread(result, other),
+                    spread(result, ours),
                     f"{ratio:.2f}",
                 ]
             )
@@ -82,77 +73,106 @@ def ratio_rows(result: dict[str, Any]) -> list[list[str]]:
 
 def payload_tables(result: dict[str, Any]) -> Iterator[str]:
     """Return the lines of a table for each payload."""
-    scenario = result["scenario"]
-    metric = METRIC[scenario]
+    described = scenario(result["scenario"])
     for payload in result["payloads"]:
         cells = cells_of(result, payload["name"])
-        titles = [title for title, _ in _COLUMNS[scenario]]
-        columns = ["milliseconds, median", *titles, "IQR", "n", *_extra_columns(scenario)]
+        columns = described.columns or tuple(
+            (name, name.rpartition("_")[0] or "time")
+            for name in dict.fromkeys(name for cell in cells for name in cell["metrics"])
+        )
+        columns = tuple(
+            (metric, title)
+            for metric, title in columns
+            if any(_has(cell, metric) for cell in cells)
+        )
+        titles = [_title(metric, title, described.metric) for metric, title in columns]
+        judged = ["IQR", "n"] if described.metric else []
         rows = []
         for cell in cells:
-            name = _title(result, cell["arm"])
-            if cell["arm"].startswith("mmformat") or cell["arm"] == OURS[scenario]:
-                name = f"**{name}**"
-            if not cell["correct"]:
-                name += " (WRONG BYTES)"
-            row = [name]
-            row += [
-                _ms(cell["metrics"][key]["median"]) if key in cell["metrics"] else ""
-                for _, key in _COLUMNS[scenario]
-            ]
-            row += [_ms(cell["metrics"][metric]["iqr"]), str(cell["metrics"][metric]["n"])]
-            rows.append([*row, *_extra_cells(scenario, cell, payload)])
+            row = [_name(result, cell)]
+            row += [_value(cell, metric) for metric, _ in columns]
+            if described.metric:
+                samples = cell["metrics"][described.metric]
+                row += [as_text(described.metric, samples["iqr"]), str(samples["n"])]
+            rows.append(row)
         yield f"#### {payload['title']}"
         yield ""
-        yield from markdown(columns, rows)
+        yield from markdown(["median", *titles, *judged], rows)
         yield ""
 
 
-def _extra_columns(scenario: str) -> list[str]:
-    if scenario == "put":
-        return ["GB/s"]
-    if scenario == "fanout":
-        return ["message", "PSS held"]
-    return ["message", "page faults"]
+def as_text(metric: str, value: float) -> str:
+    """Return a value as people read it, by the unit that ends the metric's name."""
+    if metric.endswith("/ns"):
+        return f"{value:.2f}"
+    if metric.endswith("_ns") or metric == "ns":
+        return _ms(value / 1e6)
+    if metric.endswith("_ms"):
+        return _ms(value)
+    if metric.endswith("nbytes"):
+        return _nbytes(value)
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
 
 
-def _extra_cells(scenario: str, cell: dict[str, Any], payload: dict[str, Any]) -> list[str]:
-    metrics = cell["metrics"]
-    if scenario == "put":
-        return [f"{payload['nbytes'] / metrics['put_ns']['median']:.2f}"]
-    message = _nbytes(cell["wire_nbytes"])
-    if scenario == "fanout":
-        return [message, _nbytes(metrics["pss_nbytes"]["median"])]
-    return [message, f"{metrics['faults_count']['median']:.0f}"]
+def spread(result: dict[str, Any], cell: dict[str, Any]) -> str:
+    """Return the median, the quartiles and the number of samples of a cell."""
+    metric = _metric(result)
+    samples = cell["metrics"][metric]
+    first, third = (as_text(metric, samples[name]) for name in ("q1", "q3"))
+    return f"{as_text(metric, samples['median'])} ({first}-{third}, n={samples['n']})"
+
+
+def arm_title(result: dict[str, Any], arm: str) -> str:
+    """Return what an arm is called in a table."""
+    return next((str(each["title"]) for each in result["arms"] if each["name"] == arm), arm)
 
 
 def _compared(
     result: dict[str, Any],
 ) -> Iterator[tuple[str, dict[str, Any], list[dict[str, Any]]]]:
-    name = OURS[result["scenario"]]
+    described = scenario(result["scenario"])
     for payload in result["payloads"]:
         cells = cells_of(result, payload["name"])
         for ours in cells:
-            if ours["arm"] == name:
-                others = [cell for cell in cells if not cell["arm"].startswith("mmformat")]
-                yield payload["title"], ours, [cell for cell in others if cell is not ours]
+            if ours["arm"] == described.ours:
+                others = [cell for cell in cells if not described.is_ours(cell["arm"])]
+                yield payload["title"], ours, others
 
 
-def _title(result: dict[str, Any], arm: str) -> str:
-    return next((each["title"] for each in result["arms"] if each["name"] == arm), arm)
+def _metric(result: dict[str, Any]) -> str:
+    return scenario(result["scenario"]).metric
 
 
 def _median(result: dict[str, Any], cell: dict[str, Any]) -> float:
-    return float(cell["metrics"][METRIC[result["scenario"]]]["median"])
+    return float(cell["metrics"][_metric(result)]["median"])
 
 
-def _spread(result: dict[str, Any], cell: dict[str, Any]) -> str:
-    samples = cell["metrics"][METRIC[result["scenario"]]]
-    return f"{_ms(samples['median'])} ({_ms(samples['q1'])}-{_ms(samples['q3'])}, n={samples['n']})"
+def _name(result: dict[str, Any], cell: dict[str, Any]) -> str:
+    name = arm_title(result, cell["arm"])
+    if scenario(result["scenario"]).is_ours(cell["arm"]):
+        name = f"**{name}**"
+    return name if cell["correct"] else f"{name} (WRONG BYTES)"
 
 
-def _ms(value_ns: float) -> str:
-    return f"{value_ns / 1e6:.3f}" if value_ns < 1e7 else f"{value_ns / 1e6:.1f}"
+def _title(metric: str, title: str, judged: str) -> str:
+    unit = " ms" if metric.endswith(("_ns", "_ms")) or metric == "ns" else ""
+    return f"**{title}{unit}**" if metric == judged else f"{title}{unit}"
+
+
+def _has(cell: dict[str, Any], metric: str) -> bool:
+    return bool(cell["wire_nbytes"]) if metric == "wire_nbytes" else metric in cell["metrics"]
+
+
+def _value(cell: dict[str, Any], metric: str) -> str:
+    if not _has(cell, metric):
+        return ""
+    if metric == "wire_nbytes":
+        return as_text(metric, cell["wire_nbytes"])
+    return as_text(metric, cell["metrics"][metric]["median"])
+
+
+def _ms(value: float) -> str:
+    return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
 def _nbytes(value: float) -> str:

@@ -7,15 +7,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from mmformat.bench.report.growth import growth_section, knees
+from mmformat.bench.report.growth_plots import plot_growth
 from mmformat.bench.report.plots import plot
+from mmformat.bench.report.read import read_result
 from mmformat.bench.report.tables import (
-    OURS,
+    arm_title,
     lost_rows,
     markdown,
     payload_tables,
     ratio_rows,
 )
-from mmformat.bench.results import load
+from mmformat.bench.scenarios import scenario
 
 __all__ = ["write_report"]
 
@@ -27,23 +30,14 @@ _HEAD: Final = """\
 Every number here is the median of raw samples that are kept in the results' JSON files, with the
 quartiles and the number of samples beside it. The payloads are random normal values, or a
 photograph's patches where it says so, never zeros, and other bytes in each round. Every tensor
-that arrived was compared by hash, in every round, outside the clock. The arms take turns, round
-after round; in the fan-out each has processes of its own.
-
-* **codec**: encode and decode in one process. *all* is encode, decode, and one byte of every page
-  read. Small payloads run several times in a turn; *cold* is the first of these, after other arms'
-  work.
-* **put**: `Arena.put` beside one copy of the same bytes into the same pages, touched beforehand.
-* **fanout**: from the producer's call until the last reader process holds torch tensors (*last
-  returned*) and has read a byte of every page (*last touched*). *PSS held* is what the producer and
-  all readers together hold more than before, each shared page counted once; it contains the payload
-  itself and, for ours, the whole arena.
-
-Run them at home: `mmformat bench codec`, `mmformat bench put`, `mmformat bench fanout`, each with
-`--json FILE`; then `mmformat bench report FILE...`.
+that arrived was compared by hash, outside the clock. The arms take turns, round after round; in
+the fan-out each has processes of its own.
 """
 
-_SCENARIOS: Final = ("fanout", "put", "codec")
+_ORDER: Final = (
+    "strategies", "fanout", "growth", "put", "codec", "materialize", "detect", "compression",
+    "legacy", "placement",
+)  # fmt: skip
 
 
 def write_report(
@@ -67,14 +61,20 @@ def write_report(
     MissingExtraError
         When pictures are wanted and matplotlib is not installed.
     """
-    results = [(path, load(path)) for path in paths]
-    results.sort(key=lambda each: _SCENARIOS.index(each[1]["scenario"]))
-    lines = [_HEAD, *_losses([result for _, result in results])]
+    results = [(path, read_result(path)) for path in paths]
+    results = [each for each in results if each[1]["scenario"] in _ORDER]
+    results.sort(key=lambda each: (_ORDER.index(each[1]["scenario"]), each[0].stem))
+    lines = [_HEAD]
+    for name in dict.fromkeys(result["scenario"] for _, result in results):
+        lines.append(f"* **{name}** (`mmformat bench {name}`): {scenario(name).about}.")
+    lines += ["", "Each takes `--json FILE`; `mmformat bench report FILE...` makes this page.", ""]
+    lines += _losses([result for _, result in results])
     for path, result in results:
         lines += _section(path, result)
-        if plots is not None:
+        if plots is not None and scenario(result["scenario"]).metric:
             picture = plots / f"{path.stem}.png"
-            plot(result, picture)
+            draw = plot_growth if result["scenario"] == "growth" else plot
+            draw(result, picture)
             name = os.path.relpath(picture, beside or Path())
             lines += [f"![{path.stem}]({name})", ""]
     return "\n".join(lines).rstrip() + "\n"
@@ -83,24 +83,34 @@ def write_report(
 def _losses(results: list[dict[str, Any]]) -> Iterator[str]:
     yield "## Where something else is faster"
     yield ""
-    rows = [row for result in results for row in lost_rows(result)]
+    rows = [
+        row for result in results if result["scenario"] != "growth" for row in lost_rows(result)
+    ]
     if not rows:
         yield "Nowhere in these results, which is no proof that there is no such place."
     else:
         columns = ("cell", "faster", "its ms", "ours, ms", "ours over it")
         yield from markdown(columns, rows)
     yield ""
+    for result in results:
+        if result["scenario"] == "growth":
+            for ranks, nbytes in knees(result).items():
+                told = "at any size measured" if nbytes is None else f"under {nbytes / 1e6:.1f} MB"
+                yield f"* With {ranks}, pickle 5 out-of-band is faster {told} (growth)."
+            yield ""
 
 
 def _section(path: Path, result: dict[str, Any]) -> Iterator[str]:
     yield f"## {path.stem}"
     yield ""
     yield from _environment(result)
+    if result["scenario"] == "growth":
+        yield from growth_section(result)
+        return
     rows = ratio_rows(result)
     if rows:
-        ours = OURS[result["scenario"]]
-        title = next(each["title"] for each in result["arms"] if each["name"] == ours)
-        yield f"### Beside {title}"
+        ours = scenario(result["scenario"]).ours
+        yield f"### Beside {arm_title(result, ours)}"
         yield ""
         columns = ("payload", "other", "its ms (quartiles)", "ours, ms", "it over ours")
         yield from markdown(columns, rows)
@@ -108,6 +118,7 @@ def _section(path: Path, result: dict[str, Any]) -> Iterator[str]:
     yield "### All arms"
     yield ""
     yield from payload_tables(result)
+    yield from _estimates(result)
     notes = [each for each in result["arms"] if each["note"]]
     if notes:
         yield "Arms:"
@@ -116,6 +127,27 @@ def _section(path: Path, result: dict[str, Any]) -> Iterator[str]:
         yield ""
     for name, reason in result["missing"].items():
         yield f"Without `{name}`: {reason}."
+        yield ""
+
+
+def _estimates(result: dict[str, Any]) -> Iterator[str]:
+    rows = [
+        [
+            cell["title"],
+            f"{told['cpu_ms']:g}",
+            f"{told['latency_ms']:g}",
+            f"{told['requests_per_s']:g}",
+            told["cpu_use"],
+            told["scheduler_blocked"],
+        ]
+        for cell in result["cells"]
+        if (told := cell.get("estimate"))
+    ]
+    if rows:
+        yield "What the original analysis estimated for 4 ranks, before anything was measured:"
+        yield ""
+        columns = ["way", "CPU ms", "latency ms", "requests/s", "CPU use", "scheduler blocked"]
+        yield from markdown(columns, rows)
         yield ""
 
 

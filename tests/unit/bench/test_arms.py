@@ -9,7 +9,8 @@ import pytest
 from mmformat.bench.arms import ARMS, Arm, make_arm, why_missing
 from mmformat.bench.arms import catalogue as arms_catalogue
 from mmformat.bench.arms.own import PlainArm
-from mmformat.bench.codec import run_codec, touch
+from mmformat.bench.codec import run_codec
+from mmformat.bench.pages import touch
 from mmformat.bench.payloads import digests_of, payload, stamp
 from mmformat.errors import ModelError
 from mmformat.model import MultimodalInputs

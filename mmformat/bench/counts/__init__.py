@@ -1,0 +1,1 @@
+"""What an operation does, not how long it takes: bytes copied, memory, calls, instructions."""

@@ -1,0 +1,142 @@
+"""The report's part about growth: from what size it pays, what is flat, what is linear."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmformat.bench.growth.knee import knee_nbytes
+from mmformat.bench.report.tables import arm_title, as_text, markdown
+
+__all__ = ["axes_of", "growth_section", "knees", "points"]
+
+
+def axes_of(result: dict[str, Any]) -> list[str]:
+    """Return the axes of a result: in its order, those of the knee last."""
+    found = dict.fromkeys(payload["axis"] for payload in result["payloads"])
+    return sorted(found, key=lambda axis: axis.startswith("knee"))
+
+
+def points(result: dict[str, Any], axis: str, arm: str) -> list[tuple[float, dict[str, Any]]]:
+    """Return how far an axis has grown and the samples of the cost there, for one arm."""
+    places = {each["name"]: each["at"] for each in result["payloads"] if each["axis"] == axis}
+    return sorted(
+        (
+            (places[cell["payload"]], cell["metrics"]["cost_ns"])
+            for cell in result["cells"]
+            if cell["arm"] == arm and cell["payload"] in places
+        ),
+        key=lambda each: each[0],
+    )
+
+
+def knees(result: dict[str, Any]) -> dict[str, float | None]:
+    """Return, by number of ranks, from how many bytes our arena costs less than pickle's frames."""
+    found = {}
+    for axis in axes_of(result):
+        if axis.startswith("knee"):
+            ours, theirs = (
+                [(at, samples["median"]) for at, samples in points(result, axis, arm)]
+                for arm in ("mmformat-arena", "pickle5-oob")
+            )
+            if ours and theirs:
+                found[axis.partition(", ")[2]] = knee_nbytes(ours, theirs)
+    return found
+
+
+def growth_section(result: dict[str, Any]) -> Iterator[str]:
+    """Return the lines of the section."""
+    yield from _knee_table(result)
+    for line in _statements(result):
+        yield f"* {line}"
+    yield ""
+    for axis in axes_of(result):
+        arms = [each["name"] for each in result["arms"] if points(result, axis, each["name"])]
+        by_arm = {arm: dict(points(result, axis, arm)) for arm in arms}
+        titles = {each["at"]: each["title"] for each in result["payloads"] if each["axis"] == axis}
+        rows = []
+        for at, title in titles.items():
+            row = [title]
+            for arm in arms:
+                samples = by_arm[arm].get(at)
+                row.append(
+                    ""
+                    if samples is None
+                    else f"{as_text('_ns', samples['median'])} ({as_text('_ns', samples['iqr'])})"
+                )
+            rows.append(row)
+        yield f"#### {axis}"
+        yield ""
+        yield from markdown(
+            ["cost in ms, median (IQR)", *(arm_title(result, arm) for arm in arms)], rows
+        )
+        yield ""
+
+
+def _knee_table(result: dict[str, Any]) -> Iterator[str]:
+    found = knees(result)
+    if not found:
+        return
+    yield "From what size the arena costs less than pickle 5 out-of-band, until the last rank has"
+    yield "read every page; below it pickle is the faster way:"
+    yield ""
+    smallest = min(each["at"] for each in result["payloads"] if each["axis"].startswith("knee"))
+    rows = []
+    for ranks, nbytes in found.items():
+        if nbytes is None:
+            told = "at no size that was measured"
+        elif nbytes <= smallest:
+            told = f"{nbytes / 1e6:.2f} MB or less, the smallest that was measured"
+        else:
+            told = f"{nbytes / 1e6:.1f} MB"
+        rows.append([ranks, told])
+    yield from markdown(["ranks", "the arena pays from"], rows)
+    yield ""
+
+
+def _statements(result: dict[str, Any]) -> Iterator[str]:
+    ours = "mmformat-arena"
+    if len(found := points(result, "bytes", ours)) > 2:
+        large = [(at, each["median"]) for at, each in found if at >= 2**23] or [
+            (at, each["median"]) for at, each in found
+        ]
+        yield (
+            f"bytes: from {large[0][0] / 2**20:g} to {large[-1][0] / 2**20:g} MiB the cost of a "
+            f"put grows as the {_slope(large):.2f}th power of the bytes (1 is linear)."
+        )
+    if len(found := points(result, "ranks", ours)) > 1:
+        first, last = found[0][1]["median"], found[-1][1]["median"]
+        yield (
+            f"ranks: a put with {found[-1][0]:g} ranks costs {last / first:.2f} times what it "
+            f"costs with {found[0][0]:g}, and every rank's socket gets the handle."
+        )
+    if len(found := points(result, "items", ours)) > 1:
+        (few, least), (many, most) = found[0], found[-1]
+        each_ns = (most["median"] - least["median"]) / (many - few)
+        yield f"items: each further item of 64 KiB costs {each_ns / 1e3:.1f} microseconds."
+    drift = _drift(points(result, "requests", ours))
+    if drift is not None:
+        last, ratio = drift
+        yield (
+            f"requests so far: requests {last[0]:g} to {last[1]:g} cost {ratio:.2f} times what "
+            "requests 101 to 1,000 cost."
+        )
+
+
+def _drift(
+    found: Sequence[tuple[float, dict[str, Any]]],
+) -> tuple[tuple[float, float], float] | None:
+    early = [value for at, each in found if 100 < at <= 1000 for value in each["samples"]]
+    if not early or found[-1][0] <= 1000:
+        return None
+    early.sort()
+    return (found[-2][0] + 1, found[-1][0]), found[-1][1]["median"] / early[len(early) // 2]
+
+
+def _slope(found: Sequence[tuple[float, float]]) -> float:
+    x = [math.log(at) for at, _ in found]
+    y = [math.log(cost) for _, cost in found]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    over = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return over / sum((a - mean_x) ** 2 for a in x)
