@@ -147,7 +147,9 @@ def as_text(metric: str, value: float) -> str:
         return f"{value:.2f}"
     if metric.endswith("_ns"):
         return f"{value / 1e6:.3f}"
-    return megabytes(value) if metric.endswith("_nbytes") else f"{value:,.0f}"
+    if metric.endswith("_nbytes"):
+        return megabytes(value)
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.2f}"
 
 
 def _title(metric: str, title: str) -> str:
