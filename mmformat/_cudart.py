@@ -12,6 +12,8 @@ __all__ = ["IpcMemoryHandle", "forget_last_error", "library", "torch_runtime", "
 
 IPC_HANDLE_NBYTES: Final = 64
 HOST_TO_DEVICE: Final = 1
+ANY_TO_ANY: Final = 4
+"""cudaMemcpyDefault: the runtime sees from the addresses where they are."""
 
 
 class IpcMemoryHandle(ctypes.Structure):

@@ -8,6 +8,7 @@ from mmformat.placement.registration import Registration
 from mmformat.placement.releases import Releases
 from mmformat.placement.staging import Staging, staging_of
 from mmformat.placement.stats import PlacementStats
+from mmformat.placement.unpacked import Unpacked
 
 __all__ = [
     "FrameMap",
@@ -17,6 +18,7 @@ __all__ = [
     "Registration",
     "Releases",
     "Staging",
+    "Unpacked",
     "expand_codes",
     "expand_on_device",
     "lane_of",

@@ -95,21 +95,40 @@ def expand_triton(
     # Codes start where the message puts them, on 64 bytes; a user's own may not.
     lane = math.gcd(VECTOR, run, count, codes.data_ptr() or VECTOR)
     index = codes.device.index
+    arguments = (
+        codes, table, out, count, run, math.prod(shape[axis + 1 :]), table.shape[0],
+        table.shape[1], repeat, lane, BLOCK,
+    )  # fmt: skip
     with nullcontext() if torch.cuda.current_device() == index else torch.cuda.device(index):
-        _kernel[(-(-count // BLOCK),)](
-            codes,
-            table,
-            out,
-            count,
-            run,
-            math.prod(shape[axis + 1 :]),
-            table.shape[0],
-            table.shape[1],
-            repeat=repeat,
-            lane=lane,
-            block=BLOCK,
-        )
+        _launch(index, arguments)
     return out.view(values.dtype)
+
+
+def _launch(index: int, arguments: tuple[Any, ...]) -> None:
+    """Run the kernel; by the compiled one at once where it was run with like arguments before.
+
+    Triton looks at every argument of every launch to find what it compiled for it, which takes
+    several times as long as the launch. What it looks for, in these arguments, is the key here.
+    """
+    codes, table, out, *numbers = arguments
+    key = (
+        index, out.dtype, codes.data_ptr() % 16, table.data_ptr() % 16, out.data_ptr() % 16,
+        *[each if each == 1 else 16 * (each % 16 == 0) for each in numbers[:5]], *numbers[5:],
+    )  # fmt: skip
+    grid = (-(-numbers[0] // BLOCK), 1, 1)
+    compiled = _compiled.get(key)
+    if compiled is None:
+        _compiled[key] = _kernel[grid](*arguments)
+        return
+    try:
+        compiled[grid](*arguments)
+    except (TypeError, AttributeError):
+        # A Triton whose compiled kernels are called otherwise: then the long way, each time.
+        _compiled[key] = _kernel
+        _kernel[grid](*arguments)
+
+
+_compiled: Final[dict[tuple[Any, ...], Any]] = {}
 
 
 @functools.cache

@@ -78,13 +78,14 @@ class Landing:
         Byte of the message at which the buffer begins, a multiple of 64.
     """
 
-    __slots__ = ("_buffer", "_frames", "_start", "_typed")
+    __slots__ = ("_buffer", "_first", "_frames", "_start", "_storage")
 
     def __init__(self, buffer: torch.Tensor, frames: FrameMap, *, start: int = 0) -> None:
         self._buffer = buffer
         self._frames = frames
         self._start = start
-        self._typed: dict[torch.dtype, torch.Tensor] = {}
+        self._storage = buffer.untyped_storage()
+        self._first = buffer.storage_offset()
 
     def view(self, host: torch.Tensor) -> torch.Tensor | None:
         """Return the device's view of a tensor over a frame, or None for one that lies elsewhere.
@@ -113,20 +114,15 @@ class Landing:
         at = self._frames.find(address, nbytes) if nbytes else None
         if at is None or at < self._start or at + nbytes > self._start + self._buffer.numel():
             return None
-        itemsize = dtype.itemsize
-        typed = self._typed.get(dtype)
-        if typed is None:
-            buffer = self._buffer
-            whole = buffer[: buffer.numel() - buffer.numel() % itemsize]
-            typed = self._typed[dtype] = whole.view(dtype)
-        # One call, where slicing, reinterpreting and shaping would be three.
         strides = []
         step = 1
         for extent in reversed(shape):
             strides.append(step)
             step *= extent
-        first = typed.storage_offset() + (at - self._start) // itemsize
-        return typed.as_strided(shape, strides[::-1], first)
+        # Not slices of the buffer: reinterpreting, slicing and shaping are three steps more.
+        made = self._buffer.new_empty(0, dtype=dtype)
+        first = (self._first + at - self._start) // dtype.itemsize
+        return made.set_(self._storage, first, shape, strides[::-1])
 
 
 def _host_bytes(address: int, nbytes: int, owner: object) -> torch.Tensor:

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -19,9 +19,6 @@ _LOG: Final = logging.getLogger("mmformat.placement")
 
 POLL_S: Final = 0.0005
 """How often the thread looks: long against a look, short against what fills an arena."""
-
-LINGER: Final = 40
-"""Looks without anything to do before the thread sleeps until it is woken."""
 
 _Entry: TypeAlias = tuple["torch.cuda.Event", Callable[[], None]]
 
@@ -64,25 +61,23 @@ class Releases:
 
 def _serve(entries: queue.SimpleQueue[_Entry | None]) -> None:
     waiting: list[_Entry] = []
-    idle = 0
     while True:
-        added = [entries.get()] if idle > LINGER else []
+        added = [] if waiting else [entries.get()]
         if added != [None]:
             time.sleep(POLL_S)
         while not entries.empty():
             added.append(entries.get())
         waiting += [entry for entry in added if entry is not None]
         is_last = None in added
+        del added
         waiting = [entry for entry in waiting if not _let_go(entry, wait=is_last)]
         if is_last:
             return
-        idle = 0 if waiting or added else idle + 1
-        del added
 
 
 def _let_go(entry: _Entry, *, wait: bool) -> bool:
     """Call the release if the event has happened, and say whether it had."""
-    event, release = entry
+    event: Any = entry[0]  # torch leaves its events untyped
     try:
         if wait:
             event.synchronize()
@@ -91,5 +86,5 @@ def _let_go(entry: _Entry, *, wait: bool) -> bool:
     except RuntimeError as error:
         # The context is broken, and nothing reads the memory any more.
         _LOG.warning("a copy to the device failed: %s", error)
-    release()
+    entry[1]()
     return True

@@ -22,6 +22,7 @@ from mmformat.placement.expand import expand_codes
 from mmformat.placement.landing import FrameMap, Landing
 from mmformat.placement.lane import Lane, lane_of
 from mmformat.placement.staging import staging_of
+from mmformat.placement.unpacked import Unpacked
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +32,6 @@ __all__ = ["decode", "decode_staged", "decode_with", "lend", "refuse_numpy", "ro
 _Rows: TypeAlias = tuple[list[tuple[Row, str]], Row | None]
 
 SMALL_NBYTES: Final = 2**15
-
-_DEFAULT_LIMITS = Limits()
 
 
 def decode(
@@ -72,6 +71,8 @@ def decode(
         When the message asks for more than the limits allow.
     PlacementError
         When the device cannot be had, or ``library="numpy"`` is asked for on one.
+    ModelError
+        When ``limits`` or ``library`` is none.
     MissingExtraError
         When torch tensors were sent, or a device is wanted, and torch is not installed.
 
@@ -135,14 +136,16 @@ def decode_staged(
     DecodeError, LimitError, PlacementError
         As :func:`decode`.
     """
-    bounds = limits or _DEFAULT_LIMITS
+    bounds = Limits.of(limits)
     spans = open_spans(source)
-    rows = gather(read_batches(spans, bounds), bounds)
+    unpacked = Unpacked(lane)
+    rows = gather(read_batches(spans, bounds, allocate=unpacked.allocate), bounds)
     frames = FrameMap(spans.frames)
     start, end = _extent(rows, frames)
     buffer = room_in(out, end - start, lane=lane)
     staging_of(lane.device).copy(frames.pieces(start, end), buffer, lane)
-    maker = _Maker(buffer, Landing(buffer, frames, start=start), lane, expand=expand)
+    landing = Landing(buffer, frames, start=start)
+    maker = _Maker(buffer, landing, lane, expand=expand, unpacked=unpacked)
     return _finish(rows, bounds, maker), maker.tensors
 
 
@@ -196,6 +199,10 @@ def lend(out: torch.Tensor, lane: Lane) -> None:
     """
     import torch
 
+    if not isinstance(out, torch.Tensor):
+        raise PlacementError(
+            f"expected a tensor, got {type(out).__name__}", path="$.out", code="destination"
+        )
     if out.dtype != torch.uint8 or out.dim() != 1 or not out.is_contiguous():
         raise PlacementError(
             f"expected a contiguous uint8 tensor of one axis, got {out.dtype} {list(out.shape)}",
@@ -245,9 +252,18 @@ class _Maker:
         One of each allocation that the made tensors lie in.
     """
 
-    __slots__ = ("_buffer", "_landing", "_lane", "expands", "tensors")
+    __slots__ = ("_buffer", "_landing", "_lane", "_unpacked", "expands", "tensors")
 
-    def __init__(self, buffer: torch.Tensor, landing: Landing, lane: Lane, *, expand: bool) -> None:
+    def __init__(
+        self,
+        buffer: torch.Tensor,
+        landing: Landing,
+        lane: Lane,
+        *,
+        expand: bool,
+        unpacked: Unpacked | None = None,
+    ) -> None:
+        self._unpacked = unpacked
         self._buffer: torch.Tensor | None = buffer
         self._landing = landing
         self._lane = lane
@@ -315,6 +331,11 @@ class _Maker:
             return found
         # Decompressed, or so small that its view in the message holds it.
         found = torch.empty(host.shape, dtype=host.dtype, device=self._lane.device)
+        source = None if self._unpacked is None else self._unpacked.find(host)
+        if source is not None:
+            self.tensors.append(found)
+            found.view(-1).view(torch.uint8).copy_(source, non_blocking=True)
+            return found
         self.tensors.append(found)
         if host.nbytes <= SMALL_NBYTES:
             # The driver has taken the bytes when this returns, and waits for nothing.

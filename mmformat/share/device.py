@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["ArenaOnDevice"]
 
 _LOG: Final = logging.getLogger("mmformat.placement")
-_DEFAULT_LIMITS: Final = Limits()
 
 
 class ArenaOnDevice:
@@ -92,7 +91,7 @@ class ArenaOnDevice:
         The bytes are copied before they are checked, and are only bytes until they were: no view
         of them is made for a message that is not valid.
         """
-        bounds = limits or _DEFAULT_LIMITS
+        bounds = Limits.of(limits)
         bounds.check("message_nbytes", handle.nbytes)
         hold = self._transport.hold(handle)
         started_s = time.monotonic()
@@ -102,17 +101,25 @@ class ArenaOnDevice:
         pinned = None if is_compressed(view) else self._registration
         done = None
         try:
+            room = None
             if out is not None:
                 lend(out, lane)
+            elif pinned is not None:
+                room = lane.ahead(handle.nbytes)
+                if room is not None:
+                    lane.bring(room, pinned.address + at, handle.nbytes)
             with lane.side():
                 if pinned is not None:
-                    buffer = room_in(out, handle.nbytes, lane=lane)
-                    lane.bring(buffer, pinned.address + at)
+                    if room is None:
+                        room = room_in(out, handle.nbytes, lane=lane)
+                        lane.bring(room, pinned.address + at, handle.nbytes)
                     try:
                         inputs, tensors = decode_with(
-                            Spans([view]), buffer, lane=lane, limits=bounds, expand=expand
+                            Spans([view]), room, lane=lane, limits=bounds, expand=expand
                         )
                     finally:
+                        if out is None:
+                            lane.prepare(handle.nbytes)
                         # Behind the copy, also when the message is not valid. One event for copy
                         # and expansion: the slot is let go some microseconds later for it.
                         done = lane.mark()

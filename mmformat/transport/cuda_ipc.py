@@ -12,19 +12,23 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from mmformat._cudart import IPC_HANDLE_NBYTES, IpcMemoryHandle, library, words_of
+from mmformat._cudart import (
+    ANY_TO_ANY,
+    IPC_HANDLE_NBYTES,
+    IpcMemoryHandle,
+    library,
+    words_of,
+)
 from mmformat.errors import TransportError
 from mmformat.transport.shm import ArenaStats, Handle, Hold, ShmArena, ShmReader
 from mmformat.transport.shm.layout import PAGE
 
-__all__ = ["ANY_TO_ANY", "CudaPool", "CudaPoolReader", "CudaSlot", "Extent"]
+__all__ = ["CudaPool", "CudaPoolReader", "CudaSlot", "Extent"]
 
 GRANULE_NBYTES: Final = 2**18
 _MAGIC: Final = b"MMFCUDA1"
 _HEAD: Final = struct.Struct(f"<8s{IPC_HANDLE_NBYTES}sQQQQ")
 _LAZY_PEER_ACCESS: Final = 1
-ANY_TO_ANY: Final = 4
-"""cudaMemcpyDefault: the runtime sees from the addresses where they are."""
 _WHOLE_NBYTES: Final = 2**21
 """A smaller allocation shares its two megabytes, and so its handle, with strangers."""
 
@@ -59,7 +63,7 @@ class CudaSlot:
         self._slot = pool._arena.reserve(pages * PAGE, timeout_s=timeout_s)
         offset = (self._slot.offset - pool._first) // PAGE * GRANULE_NBYTES
         self.address = pool._address + offset
-        fixed = _HEAD.pack(_MAGIC, pool._ipc, pool.nbytes, offset, nbytes, len(head))
+        fixed = _HEAD.pack(_MAGIC, pool.ipc, pool.nbytes, offset, nbytes, len(head))
         view = self._slot.view
         view[: len(fixed) + len(head)] = fixed + head
 
@@ -126,7 +130,7 @@ class CudaPool:
                 hint="use an Arena instead: the tensors go through host memory",
                 code="cuda-ipc",
             )
-        self._ipc = bytes(ipc)
+        self.ipc = bytes(ipc)
         try:
             self._arena = ShmArena.create(
                 nbytes=whole // GRANULE_NBYTES * PAGE, readers=readers, slots=slots
@@ -248,7 +252,7 @@ class CudaPoolReader:
             ):
                 raise TransportError("expected a slot of a device pool", code="pool")
             head = self._mapping[at + _HEAD.size : at + _HEAD.size + head_nbytes]
-            return Extent(self._base(ipc) + offset, nbytes, head), hold
+            return Extent(self.reach(ipc) + offset, nbytes, head), hold
         except BaseException:
             hold.release()
             raise
@@ -302,7 +306,15 @@ class CudaPoolReader:
         self._mapping.close()
         self._reader.close()
 
-    def _base(self, ipc: bytes) -> int:
+    def reach(self, ipc: bytes) -> int:
+        """Open the producer's memory from this rank's device, once, and return its address.
+
+        Raises
+        ------
+        TransportError
+            With code ``peer-access`` when this device cannot reach the producer's, ``pool`` when
+            another pool was opened here before.
+        """
         import torch
 
         if ipc == self._ipc:

@@ -13,7 +13,9 @@ from blake3 import blake3
 
 import mmformat as mm
 from mmformat.bench.payloads import tensors_of
+from mmformat.share.device_arena import DeviceArenaReader
 from mmformat.share.device_pool import DevicePool, DevicePoolReader
+from mmformat.transport.cuda_ipc import CudaPoolReader
 from tests.gpu.inputs import make_inputs
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -80,6 +82,17 @@ def arena_rank(pipe: Connection, name: str, number: int, device: str) -> None:
 
 def pool_rank(pipe: Connection, name: str, number: int, device: str) -> None:
     _serve(pipe, DevicePoolReader(name, reader=number, device=device), device)
+
+
+def either_rank(pipe: Connection, name: str, number: int, device: str, reaches: bool) -> None:
+    """Serve as a rank of a device arena; if told so, as one whose device reaches no other."""
+    if not reaches:
+
+        def refuse(*_: object) -> None:
+            raise mm.TransportError("expected to reach the pool, got: no", code="peer-access")
+
+        CudaPoolReader.reach = refuse
+    _serve(pipe, DeviceArenaReader(name, reader=number, device=device), device)
 
 
 def pool_producer(pipe: Connection, readers: int) -> None:

@@ -42,7 +42,7 @@ def test_the_values_are_the_cpus(arena, pin, compression) -> None:
         assert_same(found, mm.decode(mm.encode(inputs)), device="cuda:0")
         assert reader.placement.registered is pin
         assert reader.placement.messages == 1
-        assert reader.placement.staged_messages == (0 if pin else 1)
+        assert reader.placement.staged_messages == (0 if pin and compression is None else 1)
         assert reader.placement.nbytes == handle.nbytes
 
 

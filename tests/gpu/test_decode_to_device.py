@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import mmformat as mm
+from mmformat.placement import lane_of
 from tests.gpu.inputs import assert_same, make_inputs, sources
 
 pytestmark = pytest.mark.gpu
@@ -93,3 +94,12 @@ def test_device_memory_stays_flat() -> None:
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() == allocated
     assert torch.cuda.memory_reserved() <= 2 * reserved
+
+
+def test_compressed_messages_behind_each_other_keep_their_own_values() -> None:
+    many = [mm.encode(make_inputs(rows=4000, seed=seed), compression="lz4") for seed in range(3)]
+    with lane_of(torch.device("cuda", 0)).side():
+        torch.cuda._sleep(500_000_000)  # no copy has begun when the next message is decompressed
+    found = [mm.decode(message, device="cuda") for message in many]
+    for one, message in zip(found, many, strict=True):
+        assert_same(one, mm.decode(message), device="cuda:0")

@@ -11,7 +11,6 @@ import weakref
 import pytest
 
 from mmformat.placement import Releases
-from mmformat.placement import releases as module
 
 
 class Event:
@@ -64,8 +63,7 @@ def test_events_that_happen_in_another_order_are_released_in_theirs() -> None:
     releases.close()
 
 
-def test_a_thread_that_went_to_sleep_is_woken(monkeypatch) -> None:
-    monkeypatch.setattr(module, "LINGER", -1)  # it sleeps whenever there is nothing to do
+def test_a_thread_that_went_to_sleep_is_woken() -> None:
     called = queue.SimpleQueue()
     releases, event = Releases(), Event()
     event.happened.set()

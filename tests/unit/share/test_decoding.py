@@ -6,9 +6,10 @@ import os
 
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
 
 import mmformat as mm
-from mmformat.placement import lane_of
+from mmformat.placement import Staging, lane_of
 from mmformat.share.decoding import decode_staged, lend, room_in
 from mmformat.share.device import ArenaOnDevice
 from tests.gpu.inputs import assert_same, make_inputs, sources
@@ -136,3 +137,54 @@ def test_the_cpu_may_be_asked_for_asynchronously_too() -> None:
         found = reader.get(handle)
         assert torch.equal(found.items[0].feature, inputs.items[0].feature)
         assert reader.placement.messages == 0
+
+
+def test_a_registry_hears_of_placed_and_staged_messages() -> None:
+    registry = CollectorRegistry()
+    with (
+        mm.Arena.create(nbytes=2**24, readers=1) as arena,
+        mm.Arena.attach(arena.name, reader=0) as reader,
+    ):
+        memory = ArenaOnDevice(reader._transport, CPU, pin=False, registry=registry)
+        handle = arena.put(make_inputs(rows=100))
+        memory.fetch(handle, lane=LANE, limits=None, expand=True, out=None)
+        labels = {"arena": arena.name, "device": "cpu"}
+
+        def told(name: str) -> float | None:
+            return registry.get_sample_value(f"mmformat_placement_{name}", labels)
+
+        assert told("messages_total") == told("staged_messages_total") == 1
+        assert told("nbytes_total") == handle.nbytes
+        assert told("get_seconds_count") == told("copy_seconds_count") == 1
+        assert told("registered") == 0
+        memory.close()
+
+
+def test_attach_gives_the_registry_to_both_sides_of_a_rank() -> None:
+    registry = CollectorRegistry()
+    with (
+        mm.Arena.create(nbytes=2**24, readers=1) as arena,
+        mm.Arena.attach(arena.name, reader=0, registry=registry) as reader,
+    ):
+        reader.get(arena.put(make_inputs(rows=10)))
+        assert registry.get_sample_value("mmformat_arena_get_seconds_count") == 1
+        memory = reader._open_on(CPU)
+        labels = {"arena": arena.name, "device": "cpu"}
+        assert registry.get_sample_value("mmformat_placement_messages_total", labels) == 0
+        assert memory.stats.messages == 0
+
+
+def test_a_compressed_tensor_goes_from_where_it_was_decompressed(monkeypatch) -> None:
+    staged = []
+    real = Staging.copy
+    monkeypatch.setattr(
+        Staging,
+        "copy",
+        lambda self, sources, target, lane: (
+            staged.append(target.numel()) or real(self, sources, target, lane)
+        ),
+    )
+    message = mm.encode(make_inputs(rows=4000), compression="lz4")
+    found, _ = decode_staged(message, lane=LANE)
+    assert sum(staged) < message.nbytes // 4  # the feature alone, 18 MB, is more
+    assert_same(found, mm.decode(message), device="cpu")

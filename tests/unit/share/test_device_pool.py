@@ -12,7 +12,7 @@ import mmformat as mm
 from mmformat.codec import encode
 from mmformat.placement import lane_of
 from mmformat.share.decoding import decode_with
-from mmformat.share.device_pool import _joined, _Plan
+from mmformat.share.device_parts import Plan, joined
 from tests.gpu.inputs import assert_same, make_inputs
 
 LANE = lane_of(torch.device("cpu"))
@@ -20,7 +20,7 @@ LANE = lane_of(torch.device("cpu"))
 
 def test_head_and_device_bytes_are_the_message() -> None:
     inputs = make_inputs(rows=400)
-    plan = _Plan()
+    plan = Plan()
     message = encode(plan.without_bytes(inputs))
     head, writes = plan.split(message)
     # What the pool's copies do, in this process: 255 everywhere else, so that a gap is seen.
@@ -28,7 +28,7 @@ def test_head_and_device_bytes_are_the_message() -> None:
     for at, address, nbytes in writes:
         ctypes.memmove(buffer.data_ptr() + at, address, nbytes)
     found, tensors = decode_with(
-        _joined(head, message.nbytes), buffer, lane=LANE, limits=mm.Limits(), expand=True
+        joined(head, message.nbytes), buffer, lane=LANE, limits=mm.Limits(), expand=True
     )
     assert_same(found, mm.decode(mm.encode(inputs)), device="cpu")
     assert len(head) < 20_000 < message.nbytes
@@ -38,7 +38,7 @@ def test_head_and_device_bytes_are_the_message() -> None:
 def test_fields_that_are_no_tensors_come_along() -> None:
     inputs = make_inputs(rows=20)
     inputs.items[0] = dataclasses.replace(inputs.items[0], hash=12, pad_value=34, identity="x")
-    out = _Plan().without_bytes(inputs)
+    out = Plan().without_bytes(inputs)
     item = out.items[0]
     assert (item.hash, item.pad_value, item.identity, item.offsets) == (12, 34, "x", [(3, 12)])
 
@@ -55,5 +55,5 @@ def test_fields_that_are_no_tensors_come_along() -> None:
 )
 def test_pieces_that_lie_are_refused(head) -> None:
     with pytest.raises(mm.DecodeError) as raised:
-        _joined(head, 128)
+        joined(head, 128)
     assert raised.value.code == "pieces"
