@@ -226,7 +226,8 @@ class DeviceArenaReader:
         self._registry = registry
         self._host: ArenaReader | None = None
         self._pool: DevicePoolReader | None = None
-        parts = name.split("|") if isinstance(name, str) else []
+        given: object = name
+        parts = given.split("|") if isinstance(given, str) else []
         if len(parts) != 3:
             raise TransportError(
                 f"expected the name of a device arena, got {name!r}", code="segment-name"
