@@ -55,7 +55,8 @@ class Claims:
         self._row = memoryview(self._row_mapping).cast("Q")
         self._live: dict[_Key, int] = {}
         self._given_back: list[int] = []
-        self._unmapped: deque[_Key] = deque()
+        self._seen: set[_Key] = set()
+        self._unmapped: deque[tuple[_Key, bool]] = deque()
         self._mutex = threading.Lock()
 
     def __len__(self) -> int:
@@ -100,7 +101,12 @@ class Claims:
 
     def unclaim(self, key: _Key) -> None:
         """Note that a mapping is gone; the last one of a slot releases it."""
-        self._unmapped.append(key)
+        self._unmapped.append((key, True))
+        self.settle()
+
+    def withdraw(self, key: _Key) -> None:
+        """Note that a mapping could not be made: the slot stays this rank's to try again."""
+        self._unmapped.append((key, False))
         self.settle()
 
     def release(self, handle: Handle) -> None:
@@ -157,7 +163,7 @@ class Claims:
         while self._is_unsettled() and self._mutex.acquire(blocking=False):
             try:
                 while self._unmapped:
-                    self._count_down(self._unmapped.popleft())
+                    self._count_down(*self._unmapped.popleft())
                 if self.state == "closing" and not self._live:
                     self._detach()
             finally:
@@ -209,11 +215,17 @@ class Claims:
         if (words[at + 1], words[at + 2]) != (handle.offset, handle.nbytes):
             raise TransportError("expected a handle that matches its slot", code="handle")
 
-    def _count_down(self, key: _Key) -> None:
+    def _count_down(self, key: _Key, seen: bool) -> None:
         left = self._live.pop(key) - 1
         if left:
             self._live[key] = left
-        elif self.state != "forked":
+            if seen:
+                self._seen.add(key)  # a mapping that fails later must not forget this one's end
+            return
+        if not seen and key not in self._seen:
+            return
+        self._seen.discard(key)
+        if self.state != "forked":
             # The unmap came first: on aarch64 its TLB invalidation ends in DSB ISH, which waits for
             # every load through the old mapping, on every core. A hold has no unmap, so: a fence.
             fence()

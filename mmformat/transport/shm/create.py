@@ -13,7 +13,7 @@ from typing import Final
 
 from mmformat.errors import ArenaFullError, TransportError
 from mmformat.transport.shm import liveness
-from mmformat.transport.shm.container import memory_limit_nbytes
+from mmformat.transport.shm.container import memory_left_nbytes, memory_limit_nbytes
 from mmformat.transport.shm.handle import check_name
 from mmformat.transport.shm.huge_pages import gather_pages
 from mmformat.transport.shm.layout import PAGE, READY, STATE_WORD, Layout, page_ceiling
@@ -69,6 +69,15 @@ def _check_memory(wanted: int) -> None:
             f"expected {wanted:,} bytes within the container's memory limit, got {limit:,}",
             hint="shared memory counts against it: raise it (docker run --memory, Kubernetes "
             "resources.limits.memory), or choose backing='file' on a disk",
+        )
+    left = memory_left_nbytes()
+    if left is not None and wanted > left:
+        raise ArenaFullError(
+            f"expected {wanted:,} bytes of memory to be left, got {left:,}"
+            + ("" if limit is None else f" within the container's limit of {limit:,}"),
+            hint="shared memory is memory: end what takes it, raise the limit (docker run "
+            "--memory, Kubernetes resources.limits.memory), create a smaller arena, or choose "
+            "backing='file' on a disk",
         )
 
 

@@ -116,6 +116,15 @@ class Grants:
             holders=holders,
         )
 
+    def revoke(self, record: int, generation: int) -> None:
+        """Take back a slot that no reader was told of; whoever is told later finds it stale."""
+        grant = self._granted.get(record)
+        if grant is not None and grant.generation == generation:
+            self._words[self._records_word + record * RECORD_WORDS] = 0
+            del self._granted[record]
+            self.free.append(record)
+            self._ledger.ungrant(grant.extent)
+
     def collect(self, most: int | None = None) -> None:
         """Take back the slots that all their holders released, looking at the oldest first."""
         words, rows = self._words, self._rows

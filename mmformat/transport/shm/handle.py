@@ -15,6 +15,7 @@ __all__ = ["NAME_PATTERN", "Handle", "check_name"]
 NAME_PATTERN: Final = re.compile(r"mmf-[A-Za-z0-9-]{1,96}")
 _MAGIC: Final = b"mmfh"
 _VERSION: Final = 1
+_COMPOSED_VERSION: Final = 2
 # magic, version, length of the name, segment id, slot, generation, offset, nbytes, holders
 _FIXED: Final = struct.Struct("<4sHH16sIQQQQ")
 _CRC: Final = struct.Struct("<I")
@@ -52,6 +53,9 @@ class Handle:
         Where the bytes lie in the segment.
     holders : int
         The readers that this handle was granted to, as a set of bits.
+    composed : bool
+        Whether the slot holds no message but the handles of one: a reader of a library that does
+        not know of these refuses the handle by its version.
 
     Notes
     -----
@@ -72,13 +76,14 @@ class Handle:
     offset: int
     nbytes: int
     holders: int
+    composed: bool = False
 
     def __bytes__(self) -> bytes:
         name = self.name.encode()
         body = (
             _FIXED.pack(
                 _MAGIC,
-                _VERSION,
+                _COMPOSED_VERSION if self.composed else _VERSION,
                 len(name),
                 self.segment_id,
                 self.slot,
@@ -115,9 +120,10 @@ class Handle:
         )
         if magic != _MAGIC:
             raise TransportError(f"expected the magic {_MAGIC!r}, got {magic!r}", code="handle")
-        if version != _VERSION:
+        if version not in (_VERSION, _COMPOSED_VERSION):
             raise TransportError(
-                f"expected handle version {_VERSION}, got {version}", code="handle-version"
+                f"expected handle version {_VERSION} or {_COMPOSED_VERSION}, got {version}",
+                code="handle-version",
             )
         if len(raw) != _FIXED.size + name_nbytes + _CRC.size:
             raise TransportError("expected a handle of another length", code="handle")
@@ -134,4 +140,5 @@ class Handle:
             offset=offset,
             nbytes=nbytes,
             holders=holders,
+            composed=version == _COMPOSED_VERSION,
         )

@@ -33,6 +33,7 @@ class Mapping(mmap.mmap):
 
     _reader: ShmReader | None = None
     _key: tuple[int, int]
+    _kept: object = None
 
     @classmethod
     def of(cls, handle: Handle, *, fd: int) -> Self:
@@ -52,6 +53,10 @@ class Mapping(mmap.mmap):
         """Release the slot of this handle when the pages are gone."""
         self._key = (handle.slot, handle.generation)
         self._reader = reader
+
+    def keep(self, value: object) -> None:
+        """Keep something alive for as long as the pages are mapped."""
+        self._kept = value
 
     def make_private(self) -> None:
         """Copy every page, so that the slot may be used again without this view changing."""
@@ -73,6 +78,7 @@ class Mapping(mmap.mmap):
         """
         super().close()
         reader, self._reader = self._reader, None
+        self._kept = None
         if reader is not None:
             reader._claims.unclaim(self._key)
 

@@ -201,6 +201,18 @@ class ShmArena:
             self._bytes_saved += extent.content_nbytes
             return self._grants.grant(self._grants.free.pop(), extent)
 
+    def revoke(self, handle: Handle) -> None:
+        """Take back a handle that was sent to nobody; content that has an identity stays known.
+
+        Raises
+        ------
+        TransportError
+            With code ``closed`` or ``forked``.
+        """
+        with self._mutex:
+            self._check_open()
+            self._grants.revoke(handle.slot, handle.generation)
+
     def reap(self) -> int:
         """Take back what dead readers held and what all living ones released; count the former.
 

@@ -171,7 +171,8 @@ class ShmReader:
         StaleHandleError
             When the handle's content is gone, was released here, or was never granted to this rank.
         TransportError
-            With code ``handle`` for one that contradicts the segment, ``closed`` or ``forked``.
+            With code ``handle`` for one that contradicts the segment, ``closed`` or ``forked``;
+            ``map`` when there is no room in the address space: the slot is held, try again.
 
         Notes
         -----
@@ -185,7 +186,7 @@ class ShmReader:
             step("map.checked")
             mapping = Mapping.of(handle, fd=self._segment.fd)
         except BaseException as error:
-            self._claims.unclaim((handle.slot, handle.generation))
+            self._claims.withdraw((handle.slot, handle.generation))
             if isinstance(error, OSError | ValueError):
                 raise TransportError(
                     f"expected to map {handle.nbytes:,} bytes, got: {error}", code="map"

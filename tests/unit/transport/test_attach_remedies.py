@@ -8,7 +8,7 @@ import pytest
 
 import mmformat as mm
 from mmformat.errors import TransportError
-from mmformat.transport.shm import ShmArena, ShmReader
+from mmformat.transport.shm import Mapping, ShmArena, ShmReader
 from mmformat.transport.shm.layout import PAGE
 
 
@@ -67,3 +67,22 @@ def test_a_restart_under_a_fixed_name_is_told_who_has_it(tmp_path: Path) -> None
 def test_a_file_of_somebody_elses_under_the_name_is_said_to_be_none_of_ours(tmp_path: Path) -> None:
     (tmp_path / "mmf-fixed").symlink_to(tmp_path / "elsewhere")
     assert "no segment of this user" in str(_taken("mmf-fixed", tmp_path).hint)
+
+
+def test_a_view_that_ends_while_another_cannot_be_made_still_releases(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ShmArena.create(nbytes=PAGE, readers=1) as arena:
+        with arena.reserve(PAGE) as slot:
+            handle = slot.seal()
+        with ShmReader.attach(handle, reader=0) as rank:
+            views = [rank.map(handle)]
+
+            def fail(*_: object, **__: object) -> None:
+                views.clear()
+                raise OSError(12, "Cannot allocate memory")
+
+            monkeypatch.setattr(Mapping, "of", fail)
+            with pytest.raises(TransportError, match="Cannot allocate memory"):
+                rank.map(handle)
+            assert arena.stats().slots_granted == 0
