@@ -16,6 +16,10 @@ class Readers:
     ----------
     reader : int
         This rank's number in every arena.
+    device : str, optional
+        Where the tensors are wanted, as ``"cuda:0"``; dictionaries are expanded there.
+    expand : bool, default True
+        Whether a dictionary becomes the tensor that it stands for.
 
     Examples
     --------
@@ -28,8 +32,10 @@ class Readers:
     {'im_token_id': 7}
     """
 
-    def __init__(self, reader: int) -> None:
+    def __init__(self, reader: int, *, device: str | None = None, expand: bool = True) -> None:
         self._reader = reader
+        self._device = device
+        self._expand = expand
         self._readers: dict[str, ArenaReader] = {}
 
     def attach(self, name: str) -> None:
@@ -41,7 +47,7 @@ class Readers:
             As :meth:`mmformat.Arena.attach`.
         """
         if name not in self._readers:
-            self._readers[name] = Arena.attach(name, reader=self._reader)
+            self._readers[name] = Arena.attach(name, reader=self._reader, device=self._device)
 
     def get(self, handle: bytes) -> MultimodalInputs:
         """Return the inputs of a handle.
@@ -53,9 +59,10 @@ class Readers:
 
         Notes
         -----
-        **Copies**: none. **Lifetime**: the last tensor that is collected releases the slot.
+        **Copies**: none on the CPU. **Lifetime**: the last tensor that is collected releases the
+        slot.
         """
-        return self._of(handle).get(handle)
+        return self._of(handle).get(handle, expand=self._expand)
 
     def release(self, handle: bytes) -> None:
         """Release a handle that this rank does not open.
@@ -75,5 +82,5 @@ class Readers:
     def _of(self, handle: bytes) -> ArenaReader:
         name = Handle.from_bytes(handle).name
         if name not in self._readers:
-            self._readers[name] = Arena.attach(handle, reader=self._reader)
+            self._readers[name] = Arena.attach(handle, reader=self._reader, device=self._device)
         return self._readers[name]

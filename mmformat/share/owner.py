@@ -6,8 +6,9 @@ import time
 from types import TracebackType
 from typing import Self
 
+from mmformat.errors import TransportError
 from mmformat.share.arguments import check_timeout
-from mmformat.transport.shm import ArenaStats, ShmArena
+from mmformat.transport.shm import ArenaStats, Handle, ShmArena
 
 __all__ = ["OwnedArena"]
 
@@ -26,6 +27,29 @@ class OwnedArena:
     def name(self) -> str:
         """The arena's name, which :meth:`attach` takes."""
         return self._transport.name
+
+    def revoke(self, handle: Handle) -> None:
+        """Take back a handle that no rank was sent; content with an identity stays known.
+
+        Parameters
+        ----------
+        handle : Handle
+            As :meth:`Arena.put` gave it, with ``reuse="request"``.
+
+        Raises
+        ------
+        TransportError
+            With code ``arena-argument`` for a handle that stands for several slots, ``closed`` or
+            ``forked``.
+
+        Notes
+        -----
+        A handle that was revoked or released before is nothing to take back. Its slot is used
+        again: whoever was sent it all the same may read other content.
+        """
+        if handle.composed:
+            raise TransportError("expected a handle of one slot", code="arena-argument")
+        self._transport.revoke(handle)
 
     def reap(self) -> int:
         """Take back what dead ranks held, and return how many slots that were."""

@@ -46,6 +46,8 @@ def install(
     arena: Arena | str | None = None,
     reader: int | None = None,
     timeout_s: float = 0.0,
+    device: str | None = None,
+    expand: bool = True,
 ) -> Installed:
     """Let a handle of under 256 bytes cross the engine in place of a request's media.
 
@@ -62,6 +64,11 @@ def install(
         In a scheduler's process: its reader's number; the tensor-parallel rank when omitted.
     timeout_s : float
         How long the tokenizer may wait for room before a request goes the engine's own way.
+    device : str, optional
+        In a scheduler's process: where its tensors are wanted, as ``"cuda:0"``; dictionaries are
+        expanded there.
+    expand : bool, default True
+        In a scheduler's process: whether a dictionary becomes the tensor that it stands for.
 
     Returns
     -------
@@ -94,7 +101,8 @@ def install(
         return Installed(way(target, announcer))
     if not hasattr(target, "model_config"):
         raise ModelError(f"expected a TokenizerManager or a Scheduler, got {type(target).__name__}")
-    readers = Readers(_rank_of(target) if reader is None else reader)
+    rank = _rank_of(target) if reader is None else reader
+    readers = Readers(rank, device=device, expand=expand)
     if arena is not None:
         readers.attach(arena if isinstance(arena, str) else arena.name)
     undo = (shm_pointers.open_handles if newer else inline_pickle.open_handles)(target, readers)

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from mmformat._extras import require
 from mmformat.adapters.vllm.restore import from_mmformat, inputs_module
+from mmformat.adapters.vllm.returns import ReturnedHandles
 from mmformat.adapters.vllm.shared import shared_item
 from mmformat.adapters.vllm.take import to_mmformat
 from mmformat.codec import decode, encode
@@ -43,7 +44,8 @@ def mm_encoder(*, arena: Arena | None = None, **options: Any) -> Any:
     Notes
     -----
     **Copies**: without an arena none of tensors of 4 KiB and more; with one each tensor byte once.
-    An item that does not fit goes vLLM's own way.
+    An item that does not fit goes vLLM's own way. Slots that the engine core gave back are freed at
+    the next item, or by ``encoder.returns.collect()``.
 
     References
     ----------
@@ -51,11 +53,15 @@ def mm_encoder(*, arena: Arena | None = None, **options: Any) -> Any:
     """
     encoder = require(_SERIAL, extra="vllm").MsgpackEncoder(**options)
     original = encoder._encode_mm_item
+    returns = encoder.returns = None if arena is None else ReturnedHandles(arena)
 
     def encode_item(item: Any) -> dict[str, Any]:
         handle = getattr(item, "handle", None)
         if handle is not None:  # a shared item on its next hop
+            item.way.went_on = True
             return {_KEY: handle}
+        if returns is not None:
+            returns.collect()
         try:
             inputs = to_mmformat(item)
             if arena is not None:
@@ -105,7 +111,7 @@ def mm_decoder(kind: Any = None, *, limits: Limits | None = None, **options: Any
         if place is None:
             return original(obj)
         if isinstance(place, bytes):
-            return shared_item(place)
+            return shared_item(place, came_first=True)
         frames = _frames(decoder.aux_buffers, place)
         source: Any = frames if decoder.share_mem else bytearray().join(frames)
         return from_mmformat(decode(source, limits=limits), item_class)

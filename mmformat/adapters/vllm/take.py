@@ -16,7 +16,7 @@ from mmformat.adapters.vllm.names import (
     feature_of,
 )
 from mmformat.errors import ModelError
-from mmformat.model import Modality, MultimodalDataItem, MultimodalInputs
+from mmformat.model import DictionaryTensor, Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.tensors import is_tensor
 
 __all__ = ["to_mmformat"]
@@ -121,7 +121,7 @@ def _item(value: Any, modality: str | None, path: str) -> MultimodalDataItem:
 def _is_feature(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(_is_feature(part) for part in value)
-    return value is None or is_tensor(value)
+    return value is None or is_tensor(value) or isinstance(value, DictionaryTensor)
 
 
 def _made(modality: str, specific: dict[str, Any], **parts: Any) -> MultimodalDataItem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import socket
 from typing import Any
 
 import hypothesis.strategies as st
@@ -21,6 +22,7 @@ from mmformat.adapters.vllm import (
     shared_item,
     to_mmformat,
 )
+from mmformat.adapters.vllm.returns import ReturnedHandles, give_back
 from tests.integration.engines.real import module, needs
 from tests.integration.engines.sameness import difference
 
@@ -242,6 +244,110 @@ def test_an_item_that_is_dropped_unopened_releases_its_slot() -> None:
         del item
         assert arena.wait_released(timeout_s=2.0)
         readers.close()
+
+
+def _core(tasks: Any, workers: list[Any], answers: Any) -> None:
+    """Do to requests what vLLM's engine core does, with its own classes."""
+    engine = module("vllm.v1.engine").EngineCoreRequest
+    made = module("vllm.v1.request").Request
+    scheduled = module("vllm.v1.core.sched.output").NewRequestData
+    decoder = mm_decoder(engine)
+    answers.put("ready")
+    while (task := tasks.get()) is not None:
+        frames, what = task
+        waiting = made.from_engine_core_request(decoder.decode(frames), None)
+        if what == "aborted while it waits":
+            del waiting
+        elif what == "broken":
+            with pytest.raises(msgspec.DecodeError):
+                decoder.decode([frames[0][:-9], *frames[1:]])
+            del waiting
+        else:
+            waiting.num_computed_tokens = 8 if what == "prefix is cached" else 0
+            data = scheduled.from_request(waiting, ([],), uses_mrope=True)
+            for worker in workers:
+                worker.put(data.mm_features[0].data)
+            if what == "aborted once it was sent":
+                del waiting, data
+        answers.put(what)
+
+
+WAYS_OF_A_REQUEST = [
+    "aborted while it waits", "prefix is cached", "aborted once it was sent", "runs", "broken",
+]  # fmt: skip
+
+
+def _ranks(rank: int, items: Any, orders: Any, answers: Any) -> None:
+    module("vllm.multimodal.inputs")
+    readers = attach(rank)
+    answers.put("ready")
+    while (opens := orders.get()) is not None:
+        item = items.get()
+        if opens:
+            item["pixel_values"].data.sum()
+        del item
+        answers.put(rank)
+    readers.close()
+
+
+def test_no_way_that_a_request_ends_holds_its_slot() -> None:
+    """Aborted before a worker was told: the engine core gives it back, and nobody else does."""
+    spawn = multiprocessing.get_context("spawn")
+    tasks, answers = spawn.Queue(), spawn.Queue()
+    queues, orders = [spawn.Queue() for _ in range(2)], [spawn.Queue() for _ in range(2)]
+    processes = [spawn.Process(target=_core, args=(tasks, queues, answers), daemon=True)]
+    processes += [
+        spawn.Process(target=_ranks, args=(rank, queues[rank], orders[rank], answers), daemon=True)
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    assert [answers.get(timeout=400) for _ in processes] == ["ready"] * 3
+    with mm.Arena.create(nbytes=2**24, readers=2) as arena:
+        encoder = mm_encoder(arena=arena)
+        for what in WAYS_OF_A_REQUEST * 3:
+            frames = [bytes(frame) for frame in encoder.encode(request(picture()))]
+            assert arena.stats().slots_granted == 1
+            tasks.put((frames, what))
+            assert answers.get(timeout=120) == what
+            early = what in ("aborted while it waits", "broken")
+            if early:
+                assert encoder.returns.collect() == (2 if what == "broken" else 1)
+            else:
+                assert encoder.returns.collect() == 0
+                assert arena.stats().slots_granted == 1  # the workers have it
+                for order in orders:
+                    order.put(what == "runs")
+                assert sorted(answers.get(timeout=120) for _ in orders) == [0, 1]
+            assert arena.wait_released(timeout_s=5.0), what
+            assert encoder.returns.collect() == 0
+        encoder.returns.close()
+    for queue in (tasks, *orders):
+        queue.put(None)
+    for process in processes:
+        process.join(20)
+        assert process.exitcode == 0
+
+
+def test_only_a_handle_of_this_arena_and_of_this_user_is_taken_back() -> None:
+    with (
+        mm.Arena.create(nbytes=2**20, readers=1) as arena,
+        mm.Arena.create(nbytes=2**20, readers=1) as other,
+    ):
+        returns = ReturnedHandles(arena)
+        inside = arena.put(to_mmformat(picture(rows=3)))
+        outside = other.put(to_mmformat(picture(rows=3)))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
+            for data in (bytes(outside), b"", b"x" * 400, bytes(inside)[:-1]):
+                stranger.sendto(data, b"\0mmformat-returns-" + arena.name.encode())
+        assert returns.collect() == 0
+        assert arena.stats().slots_granted == other.stats().slots_granted == 1
+        give_back(bytes(inside))
+        give_back(bytes(inside))
+        assert returns.collect() == 2
+        assert arena.stats().slots_granted == 0
+        returns.close()
+        give_back(bytes(outside))  # nobody listens: nothing happens
 
 
 def test_what_does_not_fit_goes_the_engines_own_way() -> None:

@@ -1,0 +1,144 @@
+"""Handles that the engine core dropped before any worker was told: their way back to the arena."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import struct
+import threading
+from collections import deque
+from typing import Final
+
+from mmformat.errors import TransportError
+from mmformat.share import Arena
+from mmformat.transport.shm import Handle
+
+__all__ = ["ReturnedHandles", "give_back"]
+
+_CREDENTIALS: Final = struct.Struct("3i")
+_MOST_NBYTES: Final = 512
+_LOG: Final = logging.getLogger("mmformat.vllm")
+
+
+def _address(arena_name: str) -> bytes:
+    # In the kernel's own name space: there is no file that a killed server could leave.
+    return b"\0mmformat-returns-" + arena_name.encode()
+
+
+class ReturnedHandles:
+    """Take back handles that were dropped on their way, in the process that put them.
+
+    A request that is aborted while it waits in the engine core never reaches a worker, so no worker
+    can release its slot. The core gives the handle back here, and the slot is free again.
+
+    Parameters
+    ----------
+    arena : Arena
+        Where the handles are of.
+
+    Notes
+    -----
+    Only processes of the same user are heard: the kernel says whose a message is.
+
+    Examples
+    --------
+    >>> import mmformat as mm
+    >>> with mm.Arena.create(nbytes=2**20, readers=1) as arena:
+    ...     returns = ReturnedHandles(arena)
+    ...     handle = bytes(arena.put(mm.MultimodalInputs(request_data={"im_token_id": 7})))
+    ...     give_back(handle)
+    ...     returns.collect(), arena.stats().slots_granted
+    ...     returns.close()
+    (1, 0)
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+        self._socket: socket.socket | None = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+            self._socket.bind(_address(arena.name))
+            self._socket.setblocking(False)
+        except OSError as error:
+            self.close()
+            _LOG.warning("slots of requests that are dropped early stay held: %s", error)
+
+    def collect(self) -> int:
+        """Free the slots of all handles that came back, and return how many those were."""
+        count = 0
+        while self._socket is not None:
+            try:
+                data, ancillary, _, _ = self._socket.recvmsg(
+                    _MOST_NBYTES, socket.CMSG_SPACE(_CREDENTIALS.size)
+                )
+            except BlockingIOError:
+                break
+            users = [
+                _CREDENTIALS.unpack(part)[1]
+                for level, kind, part in ancillary
+                if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS)
+            ]
+            if users != [os.getuid()]:
+                continue
+            with contextlib.suppress(TransportError):  # a message that is no handle
+                handle = Handle.from_bytes(data)
+                if handle.name == self._arena.name:
+                    self._arena.revoke(handle)
+                    count += 1
+        return count
+
+    def close(self) -> None:
+        """Take nothing back any more; a second call does nothing."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Outbox:
+    """Send without waiting; what the kernel has no room for goes with the next one."""
+
+    def __init__(self) -> None:
+        self._left: deque[bytes] = deque()
+        self._mutex = threading.Lock()
+
+    def send(self, handle: bytes) -> None:
+        self._left.append(handle)
+        # A finalizer may run within itself; whoever holds the lock sends what it left.
+        while self._left and self._mutex.acquire(blocking=False):
+            try:
+                if not self._drain():
+                    return
+            finally:
+                self._mutex.release()
+
+    def _drain(self) -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
+            out.setblocking(False)
+            while self._left:
+                handle = self._left[0]
+                try:
+                    out.sendto(handle, _address(Handle.from_bytes(handle).name))
+                except BlockingIOError:
+                    return False
+                except OSError:
+                    pass  # the producer is gone, and its arena with it
+                self._left.popleft()
+        return True
+
+
+_OUTBOX: Final = _Outbox()
+
+
+def give_back(handle: bytes) -> None:
+    """Tell the producer of a handle that nobody will read it.
+
+    Notes
+    -----
+    Only for a handle that was sent to no rank: its slot is used again at once.
+    """
+    _OUTBOX.send(handle)
