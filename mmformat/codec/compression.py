@@ -19,6 +19,8 @@ __all__ = ["Choice", "choices_of", "continue_large", "explained"]
 PACKED_NBYTES: Final = 2**20
 """A chunk: enough of them to keep every core busy, and each so small that it stays in a cache."""
 
+_MOST: Final = 1e12
+
 SAMPLES: Final = 8
 SAMPLE_NBYTES: Final = 64 * 2**10
 
@@ -161,12 +163,14 @@ def choices_of(text: bytes) -> tuple[Choice, ...]:
 
 
 def _checked(choice: Choice) -> Choice:
-    numbers: list[Any] = [choice.ratio, choice.link_gbit_s, choice.plain_ms, choice.lz4_ms]
+    estimates = (choice.link_gbit_s, choice.plain_ms, choice.lz4_ms)
+    numbers: list[Any] = [choice.ratio, *(each for each in estimates if each is not None)]
     if (
         type(choice.item) is not int
         or type(choice.name) is not str
         or choice.codec not in ("lz4", "none")
-        or not all(value is None or type(value) in (int, float) for value in numbers)
+        # An int of any length compares with a float, but does not become one.
+        or not all(type(each) in (int, float) and abs(each) < _MOST for each in numbers)
     ):
         raise ValueError("no choice")
     return choice

@@ -205,6 +205,20 @@ def _sizes(told: MessageDescription, bounds: PageBounds) -> Markup:
         caption += f"; {left:,} smaller ones are not shown"
     stored = sum(tensor.stored_nbytes for _, tensor in tensors)
     overhead = told.nbytes - stored
+    choices: list[list[Part]] = [
+        [
+            join("Request" if each.item < 0 else f"Item {each.item}", " ", tag("code", each.name)),
+            each.codec,
+            each.reason,
+        ]
+        for each in told.choices[: bounds.rows]
+    ]
+    chosen = table(
+        ("tensor", "compression", "because"),
+        choices,
+        caption="Compression, as the writer says that it was chosen",
+        classes={"compression": "short"},
+    )
     return tag(
         "section",
         tag("h2", "Sizes", id="sizes-heading"),
@@ -223,6 +237,7 @@ def _sizes(told: MessageDescription, bounds: PageBounds) -> Markup:
             f"{megabytes(told.nbytes)}.",
             class_="note",
         ),
+        chosen if choices else None,
         id="sizes",
         aria_labelledby="sizes-heading",
     )
@@ -237,7 +252,7 @@ def _layout(told: MessageDescription, bounds: PageBounds) -> Markup:
             f"{batch.end:,}",
             str(batch.rows),
             str(batch.tensors),
-            "yes" if batch.compressed else "no",
+            batch.codec or "no",
         ]
         for number, batch in enumerate(told.batches[: bounds.rows])
     ]

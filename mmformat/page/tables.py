@@ -83,7 +83,7 @@ def tensor_table(item: ItemDescription, bounds: PageBounds, *, label: str) -> Ma
             tag("code", tensor.name),
             tensor.dtype,
             f" {TIMES} ".join(map(str, tensor.shape)) or "scalar",
-            f"{tensor.encoding}, compressed" if tensor.compressed else tensor.encoding,
+            tensor.encoding if tensor.codec is None else f"{tensor.encoding}, {tensor.codec}",
             megabytes(tensor.nbytes),
             megabytes(tensor.stored_nbytes),
             ratio(tensor.nbytes, tensor.stored_nbytes),

@@ -202,6 +202,9 @@ def test_auto_weighs_the_link() -> None:
         b'{"tensors": [{"item": 0, "name": "x", "codec": "<b>", "ratio": 1}]}',
         b'{"tensors": [{"item": 0, "name": "x", "codec": "lz4", "ratio": "1"}]}',
         b'{"tensors": [{"item": 0, "name": "x", "codec": "lz4", "ratio": 1, "more": 2}]}',
+        b'{"tensors": [{"item": 0, "name": "x", "codec": "lz4", "ratio": null}]}',
+        b'{"tensors": [{"item": 0, "name": "x", "codec": "lz4", "ratio": NaN}]}',
+        b'{"tensors": [{"item": 0, "name": "x", "codec": "lz4", "ratio": 1' + b"0" * 400 + b"}]}",
         b"[" * 100_000,
     ],
 )
