@@ -1,17 +1,35 @@
 #!/usr/bin/env bash
-# Measure codec, put and fan-out on this machine, and make the report from what is committed.
-#   benchmarks/run.sh NAME [ARGUMENTS FOR EVERY SCENARIO]
-# writes benchmarks/results/{codec,put,fanout}-NAME.json, then docs/benchmarks.md and its pictures from
-# every such file. About 25 minutes on two idle cores; 70 processes of 150 MB each for the fan-out.
+# Measure on this machine and make every page from what is committed.
+#   benchmarks/run.sh NAME [SCENARIO...]      all scenarios when none is named; `report` only makes the pages
+# writes benchmarks/results/SCENARIO-NAME.json, then docs/benchmarks.md and its pictures, docs/strategies.md and
+# the numbers in README.md. About 20 minutes on two idle cores; the fan-out has some 80 processes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-name=${1:?a name for the machine, as laptop-2c}
+name=${1:?a name for the machine, as 2-cores}
 shift
 mmformat=${MMFORMAT:-.venv/bin/mmformat}
 results=benchmarks/results
 mkdir -p "$results"
-for scenario in put codec fanout; do
-  "$mmformat" bench "$scenario" --json "$results/$scenario-$name.json" "$@"
+# The quick ones first: what goes wrong is seen before the long ones start.
+all=(counts put detect legacy codec compression materialize growth strategies fanout)
+fanout=(mmformat-arena mmformat-arena-again mmformat-arena-dictionary mmformat-arena-codes mmformat
+  pickle5 pickle5-oob msgspec-oob safetensors pyfory tenso segment-per-tensor tensordict ray memcpy touch)
+for scenario in "${@:-${all[@]}}"; do
+  options=()
+  case $scenario in
+    report) continue ;;
+    codec) options=(--payload image-small --payload image --payload photo --payload images-8 --rounds 7) ;;
+    compression) options=(--rounds 5) ;;
+    fanout)
+      options=(--payload image-small --payload image --payload photo --payload images-8 --rounds 9)
+      for arm in "${fanout[@]}"; do options+=(--arm "$arm"); done
+      ;;
+  esac
+  echo "== $scenario, $(date +%T)"
+  file="$results/$scenario-$name.json"
+  [ "$scenario" = counts ] && file="$results/counts.json"  # the same on every machine
+  "$mmformat" bench "$scenario" ${options[@]+"${options[@]}"} --json "$file" > /dev/null
 done
-"$mmformat" bench report "$results"/{fanout,put,codec}-*.json \
-  -o docs/benchmarks.md --plots docs/benchmarks
+"$mmformat" bench report "$results"/*.json "$results"/placement/*.json \
+  -o docs/benchmarks.md --plots docs/benchmarks --strategies docs/strategies.md --readme README.md
+echo "== done, $(date +%T)"

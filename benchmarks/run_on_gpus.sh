@@ -12,14 +12,9 @@ step() {
   "${@:2}" 2>&1
   echo "== $1: status $?, $((SECONDS - from)) s"
 }
-tests=(python3 -m pytest tests/gpu -q --timeout 100 -p no:cacheprovider)
-if [ "$2" = all ]; then
-  step tests "${tests[@]}"
-  step pool python3 benchmarks/placement.py pool --out "$out/pool.json"
-  step ranks python3 benchmarks/placement.py ranks --out "$out/ranks.json"
-  step tower python3 benchmarks/placement.py tower --out "$out/tower.json"
-else
-  step tests "${tests[@]}"
-  step expansion python3 benchmarks/placement.py expansion --out "$out/expansion.json"
-  step one-device python3 benchmarks/placement.py one-device --out "$out/one-device.json"
-fi
+step tests python3 -m pytest tests/gpu -q --timeout 100 -p no:cacheprovider
+parts=(expansion one-device)
+[ "$2" = all ] && parts=(pool ranks tower)
+for part in "${parts[@]}"; do
+  step "$part" python3 -m mmformat bench placement "$part" --json "$out/$part.json"
+done

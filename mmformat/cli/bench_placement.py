@@ -74,19 +74,20 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=1) + "\n", "utf-8")
         output.note(f"wrote {arguments.json}")
-    rows = [_row(cell) for cell in [*result.get("cells", []), *result.get("transfers", [])]]
-    output.table(["cell", "times"], rows, title=f"{arguments.part} on {result.get('devices')}")
+    output.text(f"{arguments.part} on {result.get('devices')}")
+    for cell in [*result.get("cells", []), *result.get("transfers", [])]:
+        output.text(_line(cell))
     wrong = [cell for cell in result.get("cells", []) if not cell.get("correct", True)]
     for cell in wrong:
-        output.error(f"{_row(cell)[0]}: a tensor arrived changed")
+        output.error(f"a tensor arrived changed: {_line(cell)}")
     return 1 if wrong else 0
 
 
-def _row(cell: dict[str, Any]) -> list[str]:
+def _line(cell: dict[str, Any]) -> str:
     names = [str(value) for value in cell.values() if isinstance(value, (str, int)) and value != ""]
     times = [
         f"{key.removesuffix('_ns')} {value['median'] / 1e6:.3f} ms (IQR {value['iqr'] / 1e6:.3f})"
         for key, value in cell.items()
         if isinstance(value, dict) and "median" in value
     ]
-    return [", ".join(names), "; ".join(times)]
+    return " | ".join(names + times)

@@ -22,10 +22,13 @@ def register(scenarios: Subparsers) -> None:
     parser.add_argument(
         "--readme", metavar="FILE", help="write the four numbers between this file's markers"
     )
+    parser.add_argument(
+        "--strategies", metavar="FILE", help="write the page of the strategies' results"
+    )
 
 
 def _run(arguments: argparse.Namespace, output: Output) -> int:
-    from mmformat.bench.report import write_readme, write_report
+    from mmformat.bench.report import read_result, write_readme, write_report
 
     paths = [Path(name) for name in arguments.results]
     plots = Path(arguments.plots) if arguments.plots else None
@@ -37,8 +40,14 @@ def _run(arguments: argparse.Namespace, output: Output) -> int:
     if arguments.output:
         Path(arguments.output).write_text(text, "utf-8")
         output.note(f"wrote {arguments.output}")
-    elif not arguments.readme:
+    elif not arguments.readme and not arguments.strategies:
         output.text(text.rstrip())
+    if arguments.strategies:
+        from mmformat.bench.strategies.page import strategies_page
+
+        measured = [path for path in paths if read_result(path)["scenario"] == "strategies"]
+        Path(arguments.strategies).write_text(strategies_page(measured), "utf-8")
+        output.note(f"wrote {arguments.strategies}")
     if arguments.readme:
         write_readme(Path(arguments.readme), paths, plots=plots)
         output.note(f"wrote {arguments.readme}")

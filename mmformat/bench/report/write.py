@@ -36,7 +36,7 @@ the fan-out each has processes of its own.
 
 _ORDER: Final = (
     "strategies", "fanout", "growth", "put", "codec", "materialize", "detect", "compression",
-    "legacy", "placement",
+    "legacy", "counts", "placement",
 )  # fmt: skip
 
 
@@ -103,6 +103,11 @@ def _losses(results: list[dict[str, Any]]) -> Iterator[str]:
 def _section(path: Path, result: dict[str, Any]) -> Iterator[str]:
     yield f"## {path.stem}"
     yield ""
+    if result["scenario"] == "strategies":
+        yield "The table, beside what was estimated and what was aimed at, is in"
+        yield "[strategies.md](strategies.md)."
+        yield ""
+        return
     yield from _environment(result)
     if result["scenario"] == "growth":
         yield from growth_section(result)
@@ -118,7 +123,6 @@ def _section(path: Path, result: dict[str, Any]) -> Iterator[str]:
     yield "### All arms"
     yield ""
     yield from payload_tables(result)
-    yield from _estimates(result)
     notes = [each for each in result["arms"] if each["note"]]
     if notes:
         yield "Arms:"
@@ -127,27 +131,6 @@ def _section(path: Path, result: dict[str, Any]) -> Iterator[str]:
         yield ""
     for name, reason in result["missing"].items():
         yield f"Without `{name}`: {reason}."
-        yield ""
-
-
-def _estimates(result: dict[str, Any]) -> Iterator[str]:
-    rows = [
-        [
-            cell["title"],
-            f"{told['cpu_ms']:g}",
-            f"{told['latency_ms']:g}",
-            f"{told['requests_per_s']:g}",
-            told["cpu_use"],
-            told["scheduler_blocked"],
-        ]
-        for cell in result["cells"]
-        if (told := cell.get("estimate"))
-    ]
-    if rows:
-        yield "What the original analysis estimated for 4 ranks, before anything was measured:"
-        yield ""
-        columns = ["way", "CPU ms", "latency ms", "requests/s", "CPU use", "scheduler blocked"]
-        yield from markdown(columns, rows)
         yield ""
 
 
