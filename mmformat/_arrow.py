@@ -54,6 +54,11 @@ def buffer_of(value: object) -> Buffer:
     return cast(Buffer, pa.py_buffer(value))
 
 
+def allocated(nbytes: int) -> Buffer:
+    """Return writable memory of Arrow's pool, on a multiple of 64 bytes; nothing is in it yet."""
+    return cast(Buffer, pa.allocate_buffer(nbytes))
+
+
 def codec_of(name: str) -> Codec:
     """Return Arrow's codec of frames, ``"lz4"`` or ``"zstd"``; threads may share it."""
     if name == "zstd":

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from mmformat._arrow import decompress_into, decompressed_nbytes
+from mmformat._arrow import allocated, decompress_into, decompressed_nbytes
 from mmformat.codec.cores import on_all_cores
 from mmformat.codec.flatbuffer import BatchMetadata
 from mmformat.codec.frame import RATIO, check_frame
 from mmformat.codec.layout import BUFFERS
+from mmformat.codec.lz4 import has_library, unpack_frame
 from mmformat.codec.rows import DICTIONARY, Bytes, Place, Row
 from mmformat.codec.schema import ALIGNMENT
 from mmformat.codec.spans import Spans
@@ -29,7 +30,12 @@ __all__ = [
 Allocate: TypeAlias = Callable[[int], Any]
 """Return writable memory of so many bytes, at a multiple of 64."""
 
-ALONE_NBYTES = 2**20
+STORED: Final = (-1).to_bytes(8, "little", signed=True)
+"""Stands for the length before a buffer that is stored as it is."""
+
+_ZEROS: Final = bytes(ALIGNMENT)
+
+ALONE_NBYTES: Final = 2**20
 """Fewer bytes than this are decompressed sooner than a thread starts."""
 
 
@@ -75,14 +81,24 @@ def decompress_columns(
     IntegrityError
         When a buffer is no frame of its claimed length.
     """
-    columns = []
+    codec = metadata.codec or "lz4"
+    columns: list[bytes | bytearray | memoryview] = []
+    total = 0
     for at, (offset, nbytes) in enumerate(_pairs(metadata.buffers)[:BUFFERS]):
+        if not nbytes:
+            continue
+        length = lengths[at]
         stored = spans.read(body_at + offset, nbytes)
-        column = bytearray(lengths[at])
-        _unpack(_Part(stored, memoryview(column), f"$.buffers[{at}]"), metadata.codec or "lz4")
-        columns.append(column + bytes(-len(column) % 8))
-    joined = b"".join(columns)
-    return joined + bytes(-len(joined) % ALIGNMENT)
+        if stored[:8] == STORED:
+            columns.append(stored[8:])
+        else:
+            column = bytearray(length)
+            _unpack(_Part(stored, memoryview(column), f"$.buffers[{at}]"), codec)
+            columns.append(column)
+        columns.append(_ZEROS[: -length % 8])
+        total += length + -length % 8
+    columns.append(_ZEROS[: -total % ALIGNMENT])
+    return b"".join(columns)
 
 
 def check_lengths(
@@ -107,7 +123,7 @@ def check_lengths(
         if at < BUFFERS or not nbytes:
             continue
         stored = spans.read(body_at + offset, nbytes)
-        if int.from_bytes(stored[:8], "little", signed=True) == -1:
+        if stored[:8] == STORED:
             continue
         path = f"$.buffers[{at}]"
         check_frame(stored[8:], lengths[at], codec, path=path)
@@ -165,7 +181,7 @@ def decompress_tensors(
             if not any(type(chunk) is Place for chunk in entry.data):
                 continue
             path = f"$.items[{row.item}].{entry.name}"
-            data = list(_laid_out(entry.data, entry.encoding == DICTIONARY, allocate or _memory))
+            data = list(_laid_out(entry.data, entry.encoding == DICTIONARY, allocate or allocated))
             for chunk, destination in zip(entry.data, data, strict=True):
                 if type(chunk) is Place:
                     stored = spans.read(chunk.at, chunk.stored_nbytes)
@@ -202,24 +218,21 @@ def _laid_out(data: Sequence[Any], has_table: bool, allocate: Allocate) -> Itera
         at += len(chunk) + (0 if number else padding)
 
 
-def _memory(nbytes: int) -> Any:
-    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + nbytes]
-
-
 def _unpack(part: _Part, codec: str) -> None:
     stored, destination, path = part
     if not len(stored):
         return
     frame = stored[8:]
-    if int.from_bytes(stored[:8], "little", signed=True) == -1:
+    if stored[:8] == STORED:
         # numpy's copy, unlike a memoryview's, lets other threads run.
         np.copyto(np.frombuffer(destination, np.uint8), np.frombuffer(frame, np.uint8))
         return
     check_frame(frame, len(destination), codec, path=path)
     try:
-        decompress_into(frame, destination, codec)
+        if codec == "lz4" and has_library():
+            unpack_frame(frame, destination)
+        else:
+            decompress_into(frame, destination, codec)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise _other_length(error, codec, path) from error
 

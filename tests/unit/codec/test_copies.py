@@ -181,8 +181,8 @@ def test_decoding_a_compressed_message_makes_one_copy() -> None:
     assert len(message) < 2_000_000
     with Allocated() as used:
         out = decode(message)
-    assert 100_000_000 <= used.python < 100_000_000 + 2**20
-    assert used.in_arrow == 0
+    assert 100_000_000 <= used.in_arrow < 100_000_000 + 2**20
+    assert used.python < 2**20
     assert torch.count_nonzero(out.request_data["zeros"]) == 0
 
 
@@ -211,7 +211,7 @@ def test_compressing_holds_a_chunk_for_each_core_beside_its_result(codec: str) -
     assert same == "True"
     assert int(stored) < int(nbytes) // 4
     assert int(packed) < core_count() * 6 * 2**20
-    assert int(unpacked) < core_count() * 6 * 2**20
+    assert int(unpacked) < int(nbytes) + core_count() * 6 * 2**20
 
 
 def _resident_pages(mapping: mmap.mmap, nbytes: int) -> list[bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import struct
 
@@ -14,6 +15,7 @@ from mmformat._arrow import codec_of
 from mmformat.codec import decode
 from mmformat.codec.batch import write_compressed_batch
 from mmformat.codec.frame import check_frame
+from mmformat.codec.lz4 import _library, has_library, unpack_frame
 from mmformat.errors import MMFormatError
 from mmformat.testing.attacks import _with_buffer
 from mmformat.testing.forgery import batch, item, message, tensor
@@ -171,3 +173,52 @@ def test_a_match_with_the_offset_0_gives_zeros_or_an_error() -> None:
             assert error.code == "compression"
         else:
             assert found == values
+
+
+def test_the_systems_library_is_used_here_and_both_ways_agree(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the frames above were undone by, where it is new enough; pyarrow does the same."""
+    frame = lz4.frame.compress(VALUES, content_checksum=True)
+    broken = bytearray(frame)
+    broken[-1] ^= 1  # of the checksum
+    outcomes = []
+    for has in (has_library(), False):
+        monkeypatch.setattr("mmformat.codec.decompression.has_library", lambda has=has: has)
+        found = decode(carried(frame)).items[0].feature.tobytes()
+        outcomes.append((found, code_of(carried(bytes(broken))), code_of(carried(frame * 2))))
+    assert outcomes == [(VALUES, "compression", "compression")] * 2
+
+
+@pytest.mark.skipif(not has_library(), reason="the system has no liblz4.so.1 of 1.9.4 or newer")
+def test_the_systems_library_writes_where_it_is_told_and_nowhere_else() -> None:
+    room = bytearray(b"\xaa" * (len(VALUES) + 64))
+    target = memoryview(room)[32:-32]
+    unpack_frame(memoryview(LZ4), target)
+    assert bytes(room) == b"\xaa" * 32 + VALUES + b"\xaa" * 32
+    for wrong in (target[:-1], memoryview(room)[:-31]):
+        with pytest.raises(ValueError, match="bytes"):
+            unpack_frame(memoryview(LZ4), wrong)
+    for at in range(len(LZ4)):
+        flipped = bytearray(LZ4)
+        flipped[at] ^= 0x55
+        room[:] = b"\xaa" * len(room)
+        with contextlib.suppress(ValueError):
+            unpack_frame(memoryview(flipped), target)
+        assert bytes(room[:32]) == bytes(room[-32:]) == b"\xaa" * 32
+
+
+def test_a_system_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None at all, one that is too old, one that is something else."""
+
+    class Old:
+        @staticmethod
+        def LZ4_versionNumber() -> int:
+            return 10800
+
+    def absent(name: str) -> object:
+        raise OSError(name)
+
+    for open_library in (absent, lambda name: Old, lambda name: object()):
+        monkeypatch.setattr("ctypes.CDLL", open_library)
+        assert _library.__wrapped__() is None
