@@ -8,12 +8,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
 TORCH_INDEX ?=
+# Install from requirements.lock, by hash; torch alone goes by its version (docs/security.md says why).
+# CI sets it.
+HASHES ?= $(CI)
+UV := uv==0.13.9
+PIP_AUDIT := pip-audit==2.10.1
 # Arguments for pytest or mmformat: make test ARGS="tests/unit -k header"
 ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types floors rooms soak chaos sweep engines js browser ci bench constraints clean
+.PHONY: help demo test lint types floors rooms soak chaos sweep engines fuzz js browser lock audit ci bench counts constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -40,6 +45,9 @@ rooms: $(VENV)/.stamp-dev  ## write the list of modules into docs/ARCHITECTURE.m
 bench: $(VENV)/.stamp-rivals  ## mmformat bench: codec, fan-out and rivals on this machine
 	@$(BIN)/mmformat bench $(ARGS)
 
+counts: $(VENV)/.stamp-dev  ## copies, memory and calls of each operation beside the committed ones
+	@$(BIN)/mmformat bench counts --compare benchmarks/results/counts.json $(ARGS)
+
 soak: $(VENV)/.stamp-dev  ## 10,000 rounds through the arena: memory, descriptors and /dev/shm stay flat
 	@MMFORMAT_SOAK_ROUNDS=10000 $(BIN)/python -m pytest -q -s --timeout 900 tests/integration/test_soak.py
 
@@ -51,6 +59,10 @@ sweep: $(VENV)/.stamp-dev  ## every bit of every golden vector flipped, every le
 
 engines: $(VENV)/.stamp-dev  ## the adapters against the real SGLang and vLLM, each in an environment of its own
 	@benchmarks/engines/run.sh test $(ARGS)
+
+fuzz: $(VENV)/.stamp-dev  ## every attack surface under atheris (ARGS="--minutes 60 --workers 2")
+	@$(BIN)/python -m tests.fuzz.campaign $(ARGS)
+	@$(BIN)/python -m tests.fuzz.report
 
 js:  ## the JavaScript reader over every golden vector (needs node 20 or newer)
 	@npm --prefix examples/js-reader ci --ignore-scripts --no-audit --no-fund
@@ -71,13 +83,26 @@ browser:  ## what the tests of the inspect page need: Debian's chromium (as root
 
 ci: test lint types floors  ## all that .ci/run checks, without the demo
 
+lock: | $(BIN)/python  ## write requirements.lock: constraints.txt with the hash of every file
+	@$(BIN)/python -m venv .venv-lock
+	@.venv-lock/bin/python -m pip --disable-pip-version-check -qq install $(UV)
+	@.venv-lock/bin/uv --quiet --config-file .ci/uv.toml pip compile pyproject.toml --universal \
+	  --python-version 3.11 --extra all --group dev --constraints constraints.txt \
+	  --generate-hashes --no-emit-package torch --no-annotate \
+	  --custom-compile-command 'make lock' --output-file requirements.lock
+
+audit: | $(BIN)/python  ## known vulnerabilities of what the lock names (asks pypi.org)
+	@$(BIN)/python -m venv .venv-audit
+	@.venv-audit/bin/python -m pip --disable-pip-version-check -qq install $(PIP_AUDIT)
+	@.venv-audit/bin/python .ci/audit.py $(ARGS)
+
 constraints: $(VENV)/.stamp-dev  ## write the installed versions to constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
 	   $(BIN)/python -m pip freeze --exclude-editable | sed '/^mmformat/d; s/+cpu$$//'; } > constraints.new
 	@mv constraints.new constraints.txt
 
 clean:  ## remove caches and builds; .venv stays
-	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf .fuzz .venv-lock .venv-audit build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 # ---- set-up: the environment, what a user runs, what a contributor adds -------------------------
@@ -95,6 +120,19 @@ $(BIN)/python:
 	echo "hint: name one with  make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; \
 	exit 1
 
+ifneq ($(strip $(HASHES)),)
+$(VENV)/.stamp-run: pyproject.toml requirements.lock | $(BIN)/python
+	@echo "Installing requirements.lock, each file by its hash ..."
+	@$(PIP) install --require-hashes --no-deps -r requirements.lock
+	@echo "Installing $(TORCH) ..."
+	@$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-run
+	@$(BIN)/python -m pip --disable-pip-version-check check
+	@touch $@
+else
 $(VENV)/.stamp-run: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) install --upgrade 'pip>=25.1'
 	@echo "Installing $(TORCH) ..."
@@ -107,6 +145,7 @@ $(VENV)/.stamp-dev: pyproject.toml constraints.txt $(VENV)/.stamp-run | $(BIN)/p
 	@echo "Installing what the tests, the linters and the benchmarks need ..."
 	@$(PIP) install -c constraints.txt -e '.[all]' --group dev
 	@touch $@
+endif
 
 $(VENV)/.stamp-rivals: pyproject.toml constraints.txt $(VENV)/.stamp-dev | $(BIN)/python
 	@echo "Installing the rivals of the benchmarks ..."
