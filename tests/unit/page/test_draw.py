@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import ml_dtypes
@@ -254,3 +255,20 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["inspect", str(tmp_path), "--html", str(page)]) == 2
     assert main(["inspect", str(path), "--html", str(tmp_path / "no" / "x.html")]) == 3
     assert main(["inspect", str(tmp_path / "absent"), "--html", str(page)]) == 3
+
+
+def test_a_large_message_is_never_read_whole(tmp_path: Path) -> None:
+    """What is allocated is in the measure of the bounds, not of the message."""
+    path = tmp_path / "x.arrows"
+    features = [np.zeros((1, 3, 2048, 2048), np.float32), np.zeros((30_000_000,), np.float32)]
+    _message(*features).save(path)
+    draw(mm.encode(mm.MultimodalInputs()))  # what is loaded once
+    tracemalloc.start()
+    try:
+        page = draw(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert path.stat().st_size > 150_000_000
+    assert peak < 40_000_000
+    assert len(page) < 200_000
