@@ -11,7 +11,14 @@ import numpy as np
 
 from mmformat.media.fetch import Fetcher
 from mmformat.media.load import OpenedImage, open_image
-from mmformat.media.materialize import Wrapped, draft_of, is_done, load_values, named
+from mmformat.media.materialize import (
+    Wrapped,
+    check_arguments,
+    draft_of,
+    is_done,
+    load_values,
+    named,
+)
 from mmformat.media.outcome import Draft, Outcome
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.modality import Modality
@@ -56,8 +63,9 @@ class PlannedInputs:
     Made by :func:`plan_inputs`; a context manager that closes the images' files.
     """
 
-    def __init__(self, request_data: dict[str, Any]) -> None:
+    def __init__(self, request_data: dict[str, Any], *, first: int = 0) -> None:
         self.images: list[PlannedImage] = []
+        self._first = first
         self._items: list[MultimodalDataItem | Draft] = []
         self._request_data = request_data
 
@@ -96,7 +104,7 @@ class PlannedInputs:
             image.write()
         items = [
             named(each.made(), path=f"$.items[{index}]") if isinstance(each, Draft) else each
-            for index, each in enumerate(self._items)
+            for index, each in enumerate(self._items, self._first)
         ]
         return MultimodalInputs(items=items, request_data=self._request_data)
 
@@ -118,7 +126,7 @@ class PlannedInputs:
 
     def add(self, item: MultimodalDataItem, processor: Any, fetcher: Fetcher | None) -> None:
         """Plan one more item, of which all but its images is materialized here."""
-        path = f"$.items[{len(self._items)}]"
+        path = f"$.items[{self._first + len(self._items)}]"
         if is_done(item):
             self._items.append(item)
             return
@@ -151,7 +159,11 @@ class PlannedInputs:
 
 
 def plan_inputs(
-    inputs: MultimodalInputs, processor: Any = None, *, fetcher: Fetcher | None = None
+    inputs: MultimodalInputs,
+    processor: Any = None,
+    *,
+    fetcher: Fetcher | None = None,
+    first: int = 0,
 ) -> PlannedInputs:
     """Read the headers of a request's images, and materialize all else.
 
@@ -160,6 +172,8 @@ def plan_inputs(
     inputs, processor, fetcher
         As for :func:`mmformat.materialize`. The images of processors that have a ``plan`` and take
         ``out``, as this library's own do, are planned; any other medium is processed here.
+    first : int
+        The number of the first item in its request; errors name items by it.
 
     Raises
     ------
@@ -175,7 +189,8 @@ def plan_inputs(
     ...     planned.write().items[0].feature.codes is inputs.items[0].feature.codes
     True
     """
-    planned = PlannedInputs(load_values(inputs.request_data, "$.request_data"))
+    check_arguments(inputs, processor, fetcher)
+    planned = PlannedInputs(load_values(inputs.request_data, "$.request_data"), first=first)
     try:
         for item in inputs.items:
             planned.add(item, processor, fetcher)

@@ -13,9 +13,9 @@ from mmformat.model.item import MultimodalInputs
 from mmformat.model.message import EncodedMessage
 from mmformat.model.tensors import TensorSpec
 from mmformat.share.arguments import check_choice, check_count, check_timeout
-from mmformat.share.identity import message_identity
-from mmformat.share.in_place import seal_in_place
+from mmformat.share.in_place import materialize_items, seal_in_place
 from mmformat.share.owner import OwnedArena
+from mmformat.share.putting import put_items, put_request
 from mmformat.share.rank import ArenaReader
 from mmformat.share.reservation import Reservation
 from mmformat.transport.shm import Handle, ShmArena, ShmReader
@@ -193,6 +193,7 @@ class Arena(OwnedArena):
         timeout_s: float = 0.0,
         compression: Compression | str | None = None,
         on_full: Literal["raise"] = "raise",
+        reuse: Literal["request", "items"] = "request",
     ) -> Handle: ...
 
     @overload
@@ -203,6 +204,7 @@ class Arena(OwnedArena):
         timeout_s: float = 0.0,
         compression: Compression | str | None = None,
         on_full: Literal["inline"],
+        reuse: Literal["request", "items"] = "request",
     ) -> Handle | EncodedMessage: ...
 
     def put(
@@ -212,6 +214,7 @@ class Arena(OwnedArena):
         timeout_s: float = 0.0,
         compression: Compression | str | None = None,
         on_full: Literal["raise", "inline"] = "raise",
+        reuse: Literal["request", "items"] = "request",
     ) -> Handle | EncodedMessage:
         """Encode inputs straight into shared memory and return the handle to announce.
 
@@ -229,6 +232,11 @@ class Arena(OwnedArena):
         on_full : {"raise", "inline"}
             ``"inline"`` returns the message itself when there is no room in time: send its frames
             in the handle's place; :meth:`ArenaReader.get` takes either.
+        reuse : {"request", "items"}
+            What is found again: the whole request, or each of its items, which then lies in a slot
+            of its own. For conversations, whose images come again with every turn: only the new
+            ones are copied, and each counts as a hit or a miss. It is one handle all the same.
+            With ``compression`` it is the request.
 
         Raises
         ------
@@ -243,26 +251,16 @@ class Arena(OwnedArena):
         """
         check_timeout(timeout_s)
         check_choice(on_full, ("raise", "inline"), "on_full")
-        message = (
-            inputs
-            if isinstance(inputs, EncodedMessage)
-            else encode(inputs, compression=compression)
-        )
-        identity = b""
-        if isinstance(inputs, MultimodalInputs):
-            identity = message_identity(inputs, message) if compression is None else b""
-            found = self._transport.find(identity) if identity else None
-            if found is not None:
-                return found
+        check_choice(reuse, ("request", "items"), "reuse")
+        put = put_items if reuse == "items" else put_request
         try:
-            reserved = self._transport.reserve(message.nbytes, timeout_s=timeout_s)
+            return put(self._transport, inputs, timeout_s=timeout_s, compression=compression)
         except ArenaFullError:
-            if on_full == "inline":
-                return message
-            raise
-        with reserved as slot:
-            message.write_into(slot.view)
-            return slot.seal(identity=identity)
+            if on_full == "raise":
+                raise
+        if isinstance(inputs, EncodedMessage):
+            return inputs
+        return encode(inputs, compression=compression)
 
     def reserve(
         self,
@@ -324,6 +322,7 @@ class Arena(OwnedArena):
         *,
         fetcher: Fetcher | None = None,
         timeout_s: float = 0.0,
+        reuse: Literal["request", "items"] = "request",
     ) -> tuple[Handle, MultimodalInputs]:
         """Materialize inputs inside the arena: images are processed where the ranks read them.
 
@@ -335,6 +334,8 @@ class Arena(OwnedArena):
             straight into it. What other processors make is copied in.
         timeout_s : float
             How long to wait for room; nothing is decoded before there is some.
+        reuse : {"request", "items"}
+            As for :meth:`put`.
 
         Returns
         -------
@@ -371,6 +372,11 @@ class Arena(OwnedArena):
         from mmformat.media.planning import plan_inputs
 
         check_timeout(timeout_s)
+        check_choice(reuse, ("request", "items"), "reuse")
+        if reuse == "items":
+            return materialize_items(
+                self._transport, inputs, processor, fetcher=fetcher, timeout_s=timeout_s
+            )
         with plan_inputs(inputs, processor, fetcher=fetcher) as planned:
             if planned.images:
                 return seal_in_place(self._transport, planned, timeout_s=timeout_s)

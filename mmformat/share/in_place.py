@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mmformat.codec import encode
-from mmformat.model.item import MultimodalInputs
+from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.share.identity import message_identity
+from mmformat.share.index import content_of
+from mmformat.share.itemwise import ItemSlots
 from mmformat.share.reservation import Reservation
 from mmformat.transport.shm import Handle, ShmArena
 
 if TYPE_CHECKING:
+    from mmformat.media.fetch import Fetcher
     from mmformat.media.planning import PlannedInputs
 
-__all__ = ["seal_in_place"]
+__all__ = ["materialize_items", "seal_in_place"]
 
 
 def seal_in_place(
@@ -33,6 +36,51 @@ def seal_in_place(
         # Of the message as `put` would write it: a head that was reserved longer has padding.
         identity = message_identity(made, encode(made))
         return _known(transport, identity) or slot.seal(made, identity=identity), made
+
+
+def materialize_items(
+    transport: ShmArena,
+    inputs: MultimodalInputs,
+    processor: Any,
+    *,
+    fetcher: Fetcher | None,
+    timeout_s: float,
+) -> tuple[Handle, MultimodalInputs]:
+    """Materialize each item in a slot of its own, and seal the handle that stands for all.
+
+    Raises
+    ------
+    ArenaFullError, LimitError, MaterializeError, EncodeError
+        As :func:`seal_in_place`; every slot is given back.
+    """
+    from mmformat.media.planning import plan_inputs
+
+    items = []
+    request = plan_inputs(MultimodalInputs(request_data=inputs.request_data)).write()
+    with ItemSlots(transport, timeout_s=timeout_s) as slots:
+        for number, item in enumerate(inputs.items):
+            alone = MultimodalInputs(items=[item])
+            with plan_inputs(alone, processor, fetcher=fetcher, first=number) as planned:
+                if planned.images:
+                    items.append(_place(transport, planned, slots))
+                else:
+                    items.append(planned.write().items[0])
+                    slots.put(items[-1])
+        handle = slots.seal(request.request_data)
+    return handle, MultimodalInputs(items=items, request_data=request.request_data)
+
+
+def _place(transport: ShmArena, planned: PlannedInputs, slots: ItemSlots) -> MultimodalDataItem:
+    def build(make: Any) -> MultimodalInputs:
+        return content_of(planned.around(make).items[0])
+
+    with Reservation.around(transport, build, timeout_s=slots.timeout_s) as slot:
+        made = planned.write().items[0]
+        content = content_of(made)
+        key = message_identity(content, encode(content))
+        handle = slots.known(key) or slot.seal(content, identity=key)
+    slots.add(made, key, handle)
+    return made
 
 
 def _known(transport: ShmArena, identity: bytes) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmformat.model.item import MultimodalInputs
@@ -14,7 +14,7 @@ from mmformat.share.decoding import decode_staged, lend
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PendingInputs", "staged"]
+__all__ = ["JoinedInputs", "PendingInputs", "staged"]
 
 
 class PendingInputs:
@@ -54,6 +54,28 @@ class PendingInputs:
         if self._lane is not None:
             self._lane.join(self._event, self._tensors)
         return self._inputs
+
+
+class JoinedInputs(PendingInputs):
+    """Hold inputs that come in several copies, and put them together when they are asked for."""
+
+    __slots__ = ("_join", "_parts")
+
+    def __init__(
+        self, parts: Sequence[PendingInputs], join: Callable[[], MultimodalInputs]
+    ) -> None:
+        super().__init__(MultimodalInputs())
+        self._parts = parts
+        self._join = join
+
+    @property
+    def done(self) -> bool:
+        """Whether everything has arrived; asking does not wait."""
+        return all(part.done for part in self._parts)
+
+    def result(self) -> MultimodalInputs:
+        """Return the inputs; the caller's current stream waits for them, the caller does not."""
+        return self._join()
 
 
 def staged(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from mmformat.codec.decode import Library
-from mmformat.errors import TransportError
+from mmformat.errors import PlacementError, TransportError
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
@@ -17,6 +18,7 @@ from mmformat.placement.device import is_cpu, resolve_device
 from mmformat.placement.lane import lane_of
 from mmformat.placement.stats import PlacementStats
 from mmformat.share.arguments import check_count, check_timeout
+from mmformat.share.composed import fetch_composed, get_composed, release_composed
 from mmformat.share.decoding import decode, refuse_numpy
 from mmformat.share.device import ArenaOnDevice
 from mmformat.share.pending import PendingInputs, staged
@@ -136,7 +138,7 @@ class ArenaReader:
             As in :func:`mmformat.decode`.
         out : uint8 torch tensor of one axis, optional
             On the device: where the message goes, ``handle.nbytes`` at least; the tensors are
-            views of it.
+            views of it. Not for a request whose items lie in slots of their own.
 
         Raises
         ------
@@ -161,10 +163,20 @@ class ArenaReader:
         if prefetched is not None:
             return prefetched.result()
         wanted = self._device if device is None else device
+        if out is not None and (wanted is None or is_cpu(wanted)):
+            raise PlacementError(
+                "expected a device beside a destination, got the CPU",
+                path="$.out",
+                code="destination",
+            )
         if wanted is not None and not is_cpu(wanted):
             refuse_numpy(library)
             pending = self.get_async(source, device=wanted, limits=limits, expand=expand, out=out)
             return pending.result()
+        if isinstance(source, Handle) and source.composed:
+            return get_composed(
+                self._transport, source, limits=limits, library=library, expand=expand
+            )
         return decode(
             self._transport.map(source) if isinstance(source, Handle) else source,
             limits=limits,
@@ -201,13 +213,28 @@ class ArenaReader:
         source = handle if isinstance(handle, EncodedMessage) else _handle(handle)
         wanted = self._device if device is None else device
         if wanted is None or is_cpu(wanted):
-            return PendingInputs(self.get(source, device="cpu", limits=limits, expand=expand))
+            return PendingInputs(
+                self.get(source, device="cpu", limits=limits, expand=expand, out=out)
+            )
         target = self._device if wanted is self._device else resolve_device(wanted)
         lane = lane_of(target)
         if isinstance(source, EncodedMessage):
             return staged(source, lane=lane, limits=limits, expand=expand, out=out)
-        pending = self._open_on(target).fetch(
-            source, lane=lane, limits=limits, expand=expand, out=out
+        fetch = partial(
+            self._open_on(target).fetch, lane=lane, limits=limits, expand=expand, out=out
+        )
+        pending = (
+            fetch_composed(
+                self._transport,
+                source,
+                lane=lane,
+                fetch=fetch,
+                limits=limits,
+                expand=expand,
+                out=out,
+            )
+            if source.composed
+            else fetch(source)
         )
         self._taken[source.slot] = source.generation
         return pending
@@ -234,6 +261,12 @@ class ArenaReader:
         StaleHandleError, DecodeError, PlacementError
             As :meth:`get`.
         """
+        if not isinstance(handles, Iterable):
+            raise TransportError(
+                f"expected handles, got {type(handles).__name__}",
+                path="$.handles",
+                code="arena-argument",
+            )
         for each in handles:
             handle = _handle(each)
             if handle not in self._prefetched:
@@ -258,7 +291,10 @@ class ArenaReader:
         if self._taken.get(handle.slot) == handle.generation:
             del self._taken[handle.slot]
             return
-        self._transport.release(handle)
+        if handle.composed:
+            release_composed(self._transport, handle)
+        else:
+            self._transport.release(handle)
 
     @property
     def placement(self) -> PlacementStats:

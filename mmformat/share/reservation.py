@@ -15,7 +15,7 @@ from mmformat.codec.decode import Library
 from mmformat.codec.encode import encode, encode_behind
 from mmformat.codec.schema import ALIGNMENT
 from mmformat.codec.tensors import numpy_view, torch_view
-from mmformat.errors import EncodeError
+from mmformat.errors import ArenaFullError, EncodeError
 from mmformat.model.dtypes import numpy_dtype, torch_dtype
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.modality import Modality
@@ -93,6 +93,12 @@ class Reservation:
         stands_in: list[Any] = []
 
         def stand_in(spec: TensorSpec, library: Library) -> Any:
+            if spec.nbytes > transport.nbytes:
+                raise ArenaFullError(
+                    f"expected at most {transport.nbytes:,} bytes, the whole arena, "
+                    f"got a tensor of {spec.nbytes:,}",
+                    code="arena-too-small",
+                )
             nowhere = memoryview(mmap.mmap(-1, max(1, spec.nbytes)))[: spec.nbytes]
             stands_in.append(_VIEWS[library](nowhere, spec.dtype, spec.shape))
             return stands_in[-1]
@@ -141,7 +147,9 @@ class Reservation:
         -----
         **Copies**: schema, metadata and columns; tensors of the inputs that are not in the slot.
         """
-        message = encode_behind(inputs or self.inputs, head_nbytes=self._first_at)
+        message = encode_behind(
+            self.inputs if inputs is None else inputs, head_nbytes=self._first_at
+        )
         view = self._slot.view
         base = buffer_of(view).address
         if message.nbytes > len(view):
@@ -182,6 +190,13 @@ class Reservation:
 def _one_item(
     specs: Sequence[TensorSpec | tuple[Sequence[int], str]],
 ) -> MultimodalInputs:
+    given: object = specs
+    if isinstance(given, (str, bytes)) or not isinstance(given, Sequence):
+        raise EncodeError(
+            f"expected MultimodalInputs or a list of (shape, dtype), got {type(specs).__name__}",
+            path="$.template",
+            code="reservation",
+        )
     features = []
     for index, spec in enumerate(specs):
         try:

@@ -152,6 +152,14 @@ class MemoryArena:
                 return None if full else self._grant(content)
         return None
 
+    def revoke(self, handle: Handle) -> None:
+        """Take back a handle that was sent to nobody."""
+        self._check_open()
+        grant = self._grants.get(handle.generation)
+        if grant is not None:
+            grant.waiting.clear()
+            self._drop_unheld()
+
     def kill(self, reader: int) -> None:
         """Let a rank die, as SIGKILL would."""
         held = sum(reader in grant.waiting for grant in self._grants.values())

@@ -128,6 +128,22 @@ class ArenaContract(ABC):
             assert bytes(rank.map(again)) == b"hello"
         self._end(arena, ranks, [])
 
+    def test_what_is_revoked_is_stale_and_room_again_and_stays_known(self) -> None:
+        arena = self.create(nbytes=2**16)
+        rank = self.attach(arena, 0)
+        handle = self._put(arena, b"hello", identity=b"image")
+        arena.revoke(handle)
+        for verb in (rank.map, rank.release):
+            with pytest.raises(StaleHandleError):
+                verb(handle)
+        again = arena.find(b"image")
+        arena.revoke(handle)  # once is enough, and of another grant nothing is taken
+        assert bytes(rank.map(again)) == b"hello"
+        later = arena.find(b"image")
+        arena.revoke(later)
+        arena.reserve(2**16 - 4096).abandon()
+        self._end(arena, [rank], [])
+
     @pytest.mark.parametrize("rank", [-1, RANKS])
     def test_a_rank_that_there_is_not(self, rank: int) -> None:
         arena = self.create(nbytes=2**16)

@@ -48,8 +48,9 @@ class ArenaMachine(RuleBasedStateMachine):
             nbytes=PAGES * PAGE, readers=READERS, slots=SLOTS, name="mmf-oracle"
         )
         self.handles: list[tuple[Handle, Handle]] = []
+        self.revoked: list[tuple[Handle, Handle]] = []
         self.readers: dict[int, tuple[ShmReader, MemoryReader]] = {}
-        self.views: list[tuple[Any, Any, bytes]] = []
+        self.views: list[tuple[Any, Any, bytes, int]] = []
         self.contents: dict[Handle, bytes] = {}
         self.number = 0
 
@@ -77,10 +78,25 @@ class ArenaMachine(RuleBasedStateMachine):
         oracle_slot.view[:] = content
         pair = real_slot.seal(size, identity=identity), oracle_slot.seal(size, identity=identity)
         self.contents[pair[0]] = content[:size]
-        self.handles.append(pair)
+        self._announce(pair, kept < 0.9)
 
-    @rule(identity=IDENTITY)
-    def find(self, identity: bytes) -> None:
+    def _announce(self, pair: tuple[Handle, Handle], sent: bool) -> None:
+        if sent:
+            self.handles.append(pair)
+            return
+        self.shm.revoke(pair[0])
+        self.oracle.revoke(pair[1])
+        self.revoked.append(pair)
+
+    @rule(reader=READER, pick=PICK)
+    def map_revoked(self, reader: int, pick: int) -> None:
+        if reader in self.readers and self.revoked:
+            pair = self.revoked[pick % len(self.revoked)]
+            for rank, handle in zip(self.readers[reader], pair, strict=True):
+                assert _try(rank.map, handle)[0] in ("stale-handle", "closed")
+
+    @rule(identity=IDENTITY, sent=st.booleans())
+    def find(self, identity: bytes, sent: bool) -> None:
         real, expected = self.shm.find(identity), self.oracle.find(identity)
         if real is None and expected is not None:
             # Given up earlier for room in one piece; then nobody may have held it.
@@ -95,7 +111,7 @@ class ArenaMachine(RuleBasedStateMachine):
             data = content.content.data if content else None
             if data is not None:
                 self.contents[real] = data
-                self.handles.append((real, expected))
+                self._announce((real, expected), sent)
 
     @rule(reader=READER)
     def attach(self, reader: int) -> None:
@@ -117,7 +133,9 @@ class ArenaMachine(RuleBasedStateMachine):
             assert real == expected
             if real == "ok":
                 content = self.contents[real_handle]
-                self.views.append((memoryview(mapping), memoryview(oracle_mapping), content))
+                self.views.append(
+                    (memoryview(mapping), memoryview(oracle_mapping), content, reader)
+                )
 
     @rule(pick=PICK)
     def drop(self, pick: int) -> None:
@@ -147,6 +165,7 @@ class ArenaMachine(RuleBasedStateMachine):
         if self.oracle._attached.get(reader) is oracle_reader:
             real_reader._claims.disown()  # the lock is gone, and no word is written
             self.oracle.kill(reader)
+            self.views = [view for view in self.views if view[3] != reader]  # they die with it
 
     @invariant()
     def the_same_is_held(self) -> None:
@@ -159,7 +178,7 @@ class ArenaMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_view_changes(self) -> None:
-        for real, expected, content in getattr(self, "views", ()):
+        for real, expected, content, _ in getattr(self, "views", ()):
             assert real == expected == content
 
     def _unheld_of_shm(self) -> int:
