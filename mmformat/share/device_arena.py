@@ -151,7 +151,7 @@ class DeviceArena:
             return self._host.put(inputs, timeout_s=timeout_s)
         from mmformat.share.device_parts import Plan, copy_parts, pieces_of
 
-        plan = Plan()
+        plan = Plan(shows_first_bytes=True)
         message = encode(plan.without_bytes(inputs))
         head, writes = plan.split(message)
         with self._host._transport.reserve(message.nbytes, timeout_s=timeout_s) as slot:

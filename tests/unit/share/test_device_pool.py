@@ -12,7 +12,7 @@ import mmformat as mm
 from mmformat.codec import encode
 from mmformat.placement import lane_of
 from mmformat.share.decoding import decode_with
-from mmformat.share.device_parts import Plan, joined
+from mmformat.share.device_parts import Plan, joined, pieces_of
 from tests.gpu.inputs import assert_same, make_inputs
 
 LANE = lane_of(torch.device("cpu"))
@@ -33,6 +33,20 @@ def test_head_and_device_bytes_are_the_message() -> None:
     assert_same(found, mm.decode(mm.encode(inputs)), device="cpu")
     assert len(head) < 20_000 < message.nbytes
     assert tensors
+
+
+def test_the_whole_message_where_its_readers_see_every_byte() -> None:
+    inputs = make_inputs(rows=40)
+    plan = Plan(shows_first_bytes=True)
+    message = encode(plan.without_bytes(inputs))
+    head, writes = plan.split(message)
+    slot = bytearray(b"\xff" * message.nbytes)
+    for at, piece in pieces_of(head, message.nbytes):
+        slot[at : at + len(piece)] = piece
+    start = torch.frombuffer(slot, dtype=torch.uint8).data_ptr()
+    for at, address, nbytes in writes:
+        ctypes.memmove(start + at, address, nbytes)
+    assert bytes(slot) == bytes(mm.encode(inputs))
 
 
 def test_fields_that_are_no_tensors_come_along() -> None:
