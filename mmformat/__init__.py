@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+import mmformat._interpreter  # noqa: F401  # refuses a subinterpreter before numpy fails in it
 from mmformat.codec import encode
 from mmformat.errors import (
     ArenaFullError,

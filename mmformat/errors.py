@@ -19,6 +19,7 @@ __all__ = [
     "TransportTimeoutError",
     "TruncatedError",
     "UnsafePickleError",
+    "UnsupportedInterpreterError",
     "VersionError",
 ]
 
@@ -170,3 +171,12 @@ class MissingExtraError(MMFormatError, ImportError):
     """Say that an optional dependency is absent; the hint is the install command."""
 
     code = "missing-extra"
+
+
+class UnsupportedInterpreterError(MMFormatError, ImportError):
+    """Say that a subinterpreter imports the package; catch it as ImportError, for it has no name.
+
+    The import that would name it is the one that fails.
+    """
+
+    code = "subinterpreter"
