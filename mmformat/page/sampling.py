@@ -67,10 +67,10 @@ def summarize(
     tensor's size.
     """
     flat = tensor.words.reshape(-1)
-    indices: Any = np.arange(flat.size)
-    if flat.size > most:
-        run = min(_RUN, most)
-        starts = np.linspace(0, flat.size - run, max(1, most // run)).astype(np.int64)
+    run = min(_RUN, most)
+    indices: Any = np.arange(min(flat.size, max(1, most // run) * run))
+    if flat.size > indices.size:
+        starts = np.linspace(0, flat.size - run, indices.size // run).astype(np.int64)
         indices = (starts[:, None] + np.arange(run)).reshape(-1)
     rows: Any = 0
     if tensor.table is not None and tensor.table.shape[0] > 1:

@@ -14,50 +14,12 @@ from mmformat.page import draw
 from mmformat.testing import golden_vectors, strategies
 from mmformat.testing.sweep import LIMITS
 
-ALLOWED = set(
-    [
-        "html",
-        "head",
-        "meta",
-        "title",
-        "style",
-        "body",
-        "a",
-        "header",
-        "p",
-        "h1",
-        "dl",
-        "div",
-        "dt",
-        "dd",
-        "nav",
-        "ul",
-        "li",
-        "main",
-        "section",
-        "h2",
-        "h3",
-        "span",
-        "figure",
-        "img",
-        "figcaption",
-        "svg",
-        "path",
-        "rect",
-        "line",
-        "table",
-        "caption",
-        "thead",
-        "tbody",
-        "tr",
-        "th",
-        "td",
-        "code",
-        "details",
-        "summary",
-        "footer",
-    ]
-)
+ALLOWED = {
+    *("html", "head", "meta", "title", "style", "body", "a", "header", "p", "h1", "h2", "h3"),
+    *("dl", "div", "dt", "dd", "nav", "ul", "li", "main", "section", "span", "code", "footer"),
+    *("figure", "img", "figcaption", "svg", "path", "rect", "line", "details", "summary"),
+    *("table", "caption", "thead", "tbody", "tr", "th", "td"),
+}
 VOID = {"meta", "img"}
 
 
