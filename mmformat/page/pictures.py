@@ -18,6 +18,7 @@ __all__ = ["Picture", "Series", "series_of"]
 
 _SAMPLE_EDGE = 48
 _FINEST = 3
+_STRIP = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,15 +58,15 @@ class Series:
         width = max(1, round(sheet.width * scale))
         # Each pixel is the mean of a few, so that fine patterns do not turn into others.
         fine = min(_FINEST, int(np.ceil(1 / scale)))
-        values = _values(
-            self.tensor,
-            sheet,
-            number * (sheet.count // self.count),
-            _spread(height * fine, sheet.height),
-            _spread(width * fine, sheet.width),
-        )
-        pixels = self.scaling.bytes(values)
-        pixels = pixels.reshape(height, fine, width, fine, -1).mean(axis=(1, 3))
+        at = number * (sheet.count // self.count)
+        ys, xs = _spread(height * fine, sheet.height), _spread(width * fine, sheet.width)
+        strips = []
+        for start in range(0, height, _STRIP):
+            rows = ys[start * fine : (start + _STRIP) * fine]
+            values = self.scaling.bytes(_values(self.tensor, sheet, at, rows, xs))
+            values = values.reshape(-1, fine, width, fine, sheet.channels)
+            strips.append(values.mean(axis=(1, 3)))
+        pixels = np.concatenate(strips)
         drawn = np.round(pixels).astype(np.uint8)
         drawn = drawn[..., 0] if sheet.channels == 1 else drawn[..., :3]
         return Picture(number=number, png=write_png(drawn), width=width, height=height)
