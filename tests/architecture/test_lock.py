@@ -1,4 +1,4 @@
-"""requirements.lock names what the tests need, at the versions of constraints.txt, each with hashes."""
+"""requirements.lock names what the tests need, at the versions of constraints.txt, with hashes."""
 
 from __future__ import annotations
 
