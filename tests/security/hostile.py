@@ -19,7 +19,7 @@ LIMITS = Limits(
     metadata_nbytes=4 * MIB,
     attributes_nbytes=MIB // 4,
     items=1000,
-    tensors=10_000,
+    tensors=5_000,
 )
 
 
@@ -46,7 +46,7 @@ def bombs() -> Iterator[tuple[str, bytes]]:
     yield "over: zeros, compressed", message(batch(item(0, more), compressed=True))
     yield "items", message(batch(*[item(at) for at in range(1000)]))
     yield "over: items", message(batch(*[item(at) for at in range(1001)]))
-    none = [tensor(str(at), "uint8", (0,), data=[]) for at in range(10_000)]
+    none = [tensor(str(at), "uint8", (0,), data=[]) for at in range(5_000)]
     yield "tensors", message(batch(_of_all(*none)))
     yield "over: tensors", message(batch(_of_all(*none, tensor("x", "uint8", (0,), data=[]))))
 
