@@ -1,4 +1,4 @@
-"""Pictures as processors make them: uint8 codes, a table per channel, and the tensor they stand for.
+"""Pictures as processors make them: uint8 codes, a table per channel, and what they stand for.
 
 The plain tensor is what an engine ships; its dtype is the engine's. The dictionary stands for the
 same tensor, value for value: Qwen's patches hold each pixel twice, and each channel takes at most

@@ -6,12 +6,16 @@
 One process sends with the engine's TokenizerManager; four others receive, broadcast with gloo and
 make their MultimodalInputs with the engine's Scheduler. The clock runs from the call of
 ``_send_one_request`` until the last rank has its inputs ("ready"), and until it has read a byte of
-every page ("touched"). Ways take turns in one run; every tensor is compared in every turn.
+every page ("touched"). With a dictionary a rank has codes and table, which its device expands.
+"Hash known" is a hash that was there before the clock started, as a router, a processing cache or
+SGLANG_MM_SKIP_COMPUTE_HASH gives it. Ways take turns in one run; every tensor is compared in every
+turn.
 """
 
 from __future__ import annotations
 
 import argparse
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +23,38 @@ import torch
 
 import mmformat as mm
 from benchmarks.engines import report
+from benchmarks.engines.payloads import CASES, Pictures
 from benchmarks.engines.tp_ranks import Ranks, digest_of, running
 from mmformat.adapters.sglang import install
 from mmformat.measure import clock_ns, turns, without_collection
 
-CASES = {"image 25.8 MB": ("IMAGE", (5476, 1176)), "video 200 MB": ("VIDEO", (42500, 1176))}
+DEFAULT = ("image bf16 0.6 MB", "image bf16 12.9 MB", "image f32 25.8 MB", "8 images f32 206 MB")
+DICTIONARY = ("mmformat, dictionary", "mmformat, dictionary, hash known")
+LARGE_NBYTES = 50_000_000
 THERE = "mmformat, content already there"
 MEMCPY = "control: one memcpy into touched memory"
 
 
-def one_turn(ranks: Ranks, arena: mm.Arena, case: tuple[str, torch.Tensor], way: str, rid: str):
-    modality, feature = case
+def one_turn(
+    ranks: Ranks, arena: mm.Arena, pictures: Pictures, way: str, rid: str
+) -> dict[str, int]:
     if way == MEMCPY:
-        target = feature.clone()
+        targets = [tensor.clone() for tensor in pictures.plain]
         start_ns = clock_ns()
-        target.copy_(feature)
+        for target, tensor in zip(targets, pictures.plain, strict=True):
+            target.copy_(tensor)
         return {"touched": clock_ns() - start_ns}
     if way != THERE:
-        feature[0, 0] += 1.0  # other content, so that nothing is found
-    media = feature.clone()  # the engine may keep or change what it is given
-    item = ranks.side.item(
-        modality, media, hash_known="hash known" in way, image_grid_thw=torch.tensor([[1, 74, 74]])
-    )
-    expected = digest_of([item])
+        pictures.renew()
+    items = items_of(ranks, pictures, way)
+    expected = digest_of(items)
     installed = None
     ranks.control(f"install {arena.name}" if way.startswith("mmformat") else "remove")
     if way.startswith("mmformat"):
         installed = install(ranks.manager, arena=arena)
     try:
         with without_collection():
-            times, answers = ranks.ask(rid, [item], im_token_id=151655)
+            times, answers = ranks.ask(rid, items, im_token_id=151655)
     finally:
         if installed is not None:
             installed.remove()
@@ -61,20 +67,38 @@ def one_turn(ranks: Ranks, arena: mm.Arena, case: tuple[str, torch.Tensor], way:
     return times
 
 
-def measure(side: str, *, cases: list[str], rounds: int, tp_size: int) -> report.Samples:
+def items_of(ranks: Ranks, pictures: Pictures, way: str) -> list[Any]:
+    """Return the engine's items; the engine may keep or change the tensors it is given."""
+    values: list[Any] = [tensor.clone() for tensor in pictures.plain]
+    if way in DICTIONARY:
+        values = pictures.dictionaries()
+    modality = "VIDEO" if pictures.case.name.startswith("video") else "IMAGE"
+    items = []
+    for value in values:
+        item = ranks.side.item(modality, value, image_grid_thw=torch.tensor([[1, 74, 74]]))
+        if "hash known" in way:
+            item.hash = secrets.randbits(62)
+            item.set_pad_value()
+        items.append(item)
+    return items
+
+
+def measure(
+    side: str, *, cases: list[str], rounds: int, large_rounds: int, tp_size: int
+) -> report.Samples:
     samples: report.Samples = {}
     with running(side, tp_size=tp_size) as ranks:
         for name in cases:
-            modality, shape = CASES[name]
-            feature = torch.randn(shape, generator=torch.Generator().manual_seed(1))
-            ways = [*ranks.side.WAYS, THERE, MEMCPY]
+            fresh, kept = Pictures(CASES[name]), Pictures(CASES[name])
+            ways = [*ranks.side.WAYS, *DICTIONARY, THERE, MEMCPY]
+            many = large_rounds if CASES[name].nbytes > LARGE_NBYTES else rounds
             found: dict[str, dict[str, list[int]]] = {way: {} for way in ways}
-            with mm.Arena.create(nbytes=4 * feature.nbytes + 2**22, readers=tp_size) as arena:
-                kept = feature.clone()
-                for turn in turns(ways, rounds=rounds, warmup=1):
-                    source = kept if turn.name == THERE else feature
+            room = 4 * CASES[name].nbytes + 2**22
+            with mm.Arena.create(nbytes=room, readers=tp_size) as arena:
+                for turn in turns(ways, rounds=many, warmup=2):
+                    pictures = kept if turn.name == THERE else fresh
                     rid = f"{name}-{turn.name}-{turn.number}"
-                    times = one_turn(ranks, arena, (modality, source), turn.name, rid)
+                    times = one_turn(ranks, arena, pictures, turn.name, rid)
                     if turn.is_recorded:
                         for quantity, value in times.items():
                             found[turn.name].setdefault(quantity, []).append(value)
@@ -91,11 +115,17 @@ def main() -> None:
     parser.add_argument("--side", required=True, choices=["sglang_0_5_5", "sglang_0_5_23"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--large-rounds", type=int, default=7, help="of payloads over 50 MB")
     parser.add_argument("--tp", type=int, default=4)
     parser.add_argument("--case", action="append", choices=list(CASES))
     arguments = parser.parse_args()
-    chosen: Any = arguments.case or list(CASES)
-    samples = measure(arguments.side, cases=chosen, rounds=arguments.rounds, tp_size=arguments.tp)
+    samples = measure(
+        arguments.side,
+        cases=arguments.case or list(DEFAULT),
+        rounds=arguments.rounds,
+        large_rounds=arguments.large_rounds,
+        tp_size=arguments.tp,
+    )
     if arguments.out:
         report.write(
             arguments.out / f"{arguments.side}.json",

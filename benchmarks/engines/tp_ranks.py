@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import multiprocessing
 import shutil
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from blake3 import blake3
+
+from mmformat import DictionaryTensor
 
 START_S = 600.0
 ANSWER_S = 120.0
@@ -96,8 +98,10 @@ def running(side: str, *, tp_size: int = 4) -> Iterator[Ranks]:
 
 
 def tensors_of(value: Any) -> Iterator[Any]:
-    """Yield every tensor and array of nested lists, tuples and dicts."""
-    if hasattr(value, "numpy") or isinstance(value, np.ndarray):
+    """Yield every tensor and array of nested lists, tuples and dicts, a dictionary's two too."""
+    if isinstance(value, DictionaryTensor):
+        yield from (value.codes, value.table)
+    elif hasattr(value, "numpy") or isinstance(value, np.ndarray):
         yield value
     elif isinstance(value, dict):
         for part in value.values():
@@ -119,7 +123,7 @@ def as_bytes(tensor: Any) -> Any:
 
 def digest_of(items: list[Any]) -> str:
     """Return a digest of all tensors of the engine's items."""
-    digest = hashlib.blake2b()
+    digest = blake3()
     for each in items:
         for tensor in tensors_of([each.feature, each.model_specific_data]):
             digest.update(as_bytes(tensor))
@@ -178,7 +182,8 @@ def _serve(side_name: str, rank: int, tp_size: int, folder: str, answers: Any) -
                     installed = None
                 if rid.startswith("install"):
                     name = rid.partition(" ")[2] or None
-                    installed = install(scheduler, arena=name, reader=rank)
+                    # A dictionary is expanded on the device.
+                    installed = install(scheduler, arena=name, reader=rank, expand=False)
                 answers.put({"rank": rank, "rid": rid})
                 continue
             answers.put({"rank": rank, **_look(side, scheduler, received)})

@@ -25,7 +25,7 @@ _OWN_FRAME_FROM_NBYTES: Final = 4096
 _LOG: Final = logging.getLogger("mmformat.vllm")
 
 
-def mm_encoder(*, arena: Arena | None = None, **options: Any) -> Any:
+def mm_encoder(*, arena: Arena | None = None, trusts_hashes: bool = False, **options: Any) -> Any:
     """Return a ``MsgpackEncoder`` whose multimodal items are messages of this format.
 
     Parameters
@@ -33,6 +33,10 @@ def mm_encoder(*, arena: Arena | None = None, **options: Any) -> Any:
     arena : Arena, optional
         Where items go; a handle is then all that is encoded. Otherwise their bytes are frames
         beside vLLM's own.
+    trusts_hashes : bool, default False
+        Whether equal identifiers of features mean equal content, as vLLM's processor caches take
+        them: an item whose identifier is in the arena is not copied again. Clients that choose
+        identifiers themselves (``multi_modal_uuids``) are trusted with that.
     **options
         Of ``vllm.v1.serial_utils.MsgpackEncoder``.
 
@@ -44,7 +48,8 @@ def mm_encoder(*, arena: Arena | None = None, **options: Any) -> Any:
     Notes
     -----
     **Copies**: without an arena none of tensors of 4 KiB and more; with one each tensor byte once.
-    An item that does not fit goes vLLM's own way. Slots that the engine core gave back are freed at
+    An item that does not fit goes vLLM's own way. ``encoder.handle_of(item)`` puts one item and
+    returns its handle, for :func:`shared_item`. Slots that the engine core gave back are freed at
     the next item, or by ``encoder.returns.collect()``.
 
     References
@@ -60,13 +65,10 @@ def mm_encoder(*, arena: Arena | None = None, **options: Any) -> Any:
         if handle is not None:  # a shared item on its next hop
             item.way.went_on = True
             return {_KEY: handle}
-        if returns is not None:
-            returns.collect()
         try:
-            inputs = to_mmformat(item)
             if arena is not None:
-                return {_KEY: bytes(arena.put(inputs))}
-            frames = _joined(encode(inputs))
+                return {_KEY: handle_of(item, known.get(id(item)))}
+            frames = _joined(encode(to_mmformat(item)))
         except (TransportError, EncodeError, ModelError) as error:
             _LOG.warning("an item goes vLLM's own way: %s", error)
             own: dict[str, Any] = original(item)
@@ -75,7 +77,33 @@ def mm_encoder(*, arena: Arena | None = None, **options: Any) -> Any:
         encoder.aux_buffers.extend(frames)
         return {_KEY: [first, len(frames)]}
 
+    def handle_of(item: Any, identifier: str | None = None) -> bytes:
+        if arena is None or returns is None:
+            raise ModelError("expected an encoder with an arena")
+        returns.collect()
+        inputs = to_mmformat(item)
+        if trusts_hashes and identifier is not None:
+            inputs.items[0].identity = identifier
+            inputs.items[0].freeze()
+        return bytes(arena.put(inputs))
+
+    def naming(method: Any) -> Any:
+        def encode_named(obj: Any, *arguments: Any) -> Any:
+            # The engine names the features; the item that it encodes does not know its name.
+            features = getattr(obj, "mm_features", None) or ()
+            known.update((id(feature.data), feature.identifier) for feature in features)
+            try:
+                return method(obj, *arguments)
+            finally:
+                known.clear()
+
+        return encode_named
+
+    known: dict[int, str] = {}
+    if trusts_hashes:
+        encoder.encode, encoder.encode_into = naming(encoder.encode), naming(encoder.encode_into)
     encoder._encode_mm_item = encode_item
+    encoder.handle_of = handle_of
     return encoder
 
 
