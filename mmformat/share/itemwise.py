@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from mmformat.codec import encode
 from mmformat.errors import EncodeError
@@ -16,7 +17,7 @@ from mmformat.transport.shm import Handle, ShmArena
 
 __all__ = ["ItemSlots"]
 
-SHARED_FROM_NBYTES = 65_536
+SHARED_FROM_NBYTES: Final = 2**18
 """Of a smaller message a copy costs less than a slot, its record and each rank's mapping of it."""
 
 
@@ -112,7 +113,7 @@ class ItemSlots:
             self._transport.revoke(handle)
 
 
-def _shareable(item: MultimodalDataItem) -> tuple[MultimodalInputs, EncodedMessage] | None:
+def _shareable(item: object) -> tuple[MultimodalInputs, EncodedMessage] | None:
     # An item that is not frozen has no identity that could be believed.
     if not isinstance(item, MultimodalDataItem) or not item.frozen or item.identity is None:
         return None
