@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from mmformat.bench.report.growth import growth_section, knees
 from mmformat.bench.report.growth_plots import plot_growth
+from mmformat.bench.report.links import links_section, plot_links
 from mmformat.bench.report.plots import plot
 from mmformat.bench.report.read import read_result
 from mmformat.bench.report.tables import (
@@ -38,6 +39,10 @@ _ORDER: Final = (
     "strategies", "fanout", "growth", "put", "codec", "materialize", "detect", "compression",
     "legacy", "counts", "placement",
 )  # fmt: skip
+
+
+_PLOTS: Final = {"growth": plot_growth, "compression": plot_links}
+"""Scenarios with pictures of their own."""
 
 
 def write_report(
@@ -73,7 +78,7 @@ def write_report(
         lines += _section(path, result)
         if plots is not None and scenario(result["scenario"]).metric:
             picture = plots / f"{path.stem}.png"
-            draw = plot_growth if result["scenario"] == "growth" else plot
+            draw = _PLOTS.get(result["scenario"], plot)
             draw(result, picture)
             name = os.path.relpath(picture, beside or Path())
             lines += [f"![{path.stem}]({name})", ""]
@@ -123,6 +128,8 @@ def _section(path: Path, result: dict[str, Any]) -> Iterator[str]:
     yield "### All arms"
     yield ""
     yield from payload_tables(result)
+    if result["scenario"] == "compression":
+        yield from links_section(result)
     notes = [each for each in result["arms"] if each["note"]]
     if notes:
         yield "Arms:"
