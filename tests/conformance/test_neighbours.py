@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -273,3 +274,41 @@ def test_a_frame_of_the_lz4_package_is_read(two_sizes: MultimodalInputs) -> None
     data = message(plain, packed)
     assert decode(data).items[0].feature.tobytes() == values
     assert _by_pyarrow(data, Path()) == _ours(data)
+
+
+def _documented() -> dict[str, Any]:
+    """Return the functions of docs/recipes.md, from the document itself."""
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    namespace: dict[str, Any] = {"Path": Path}
+    for name in ("messages", "wide"):
+        (block,) = (each for each in blocks if f"def {name}(" in each)
+        # What comes behind the function is about the document's own files.
+        exec(block[: block.index("\n\n", block.rindex("    return "))], namespace)
+    return namespace
+
+
+def test_the_documented_table_holds_every_vector(tmp_path: Path) -> None:
+    """The recipes' own functions, over a folder of all valid vectors, in DuckDB and Parquet."""
+    recipes = _documented()
+    for vector in VALID:
+        (tmp_path / f"{vector.name}.arrows").write_bytes(vector.read())
+    requests = recipes["messages"](tmp_path)
+    requests.validate(full=True)
+    assert "data" not in [field.name for field in requests["tensors"].type.value_type]
+    expected = sum(len(_ours(vector.read())) for vector in VALID)
+    assert requests.num_rows == expected
+    with duckdb.connect() as connection:
+        (found,) = connection.sql(
+            "with tensor as (select file, unnest(tensors, recursive := true) from requests) "
+            "select count(*), count(distinct file) from tensor"
+        ).fetchall()
+    rows = [(vector.name, row) for vector in VALID for row in _ours(vector.read())]
+    assert found[0] == sum(len(row[2]) for _, row in rows)
+    assert found[1] == len({name for name, row in rows if row[2]})
+    whole = recipes["messages"](tmp_path, data=True)
+    schema = pa.schema([field.with_type(recipes["wide"](field.type)) for field in whole.schema])
+    pq.write_table(whole.cast(schema), tmp_path / "all.parquet")
+    for vector in VALID:
+        part = pq.read_table(tmp_path / "all.parquet", filters=[("file", "==", vector.name)])
+        assert _rows(part.to_pylist()) == _ours(vector.read()), vector.name
