@@ -267,8 +267,7 @@ class Dataset:
                 return name
             for item in inputs.items:
                 self._check_identity(item)
-            entry = self._write(message, name, inputs, log)
-        self._take(entry)
+            self._take(self._write(message, name, inputs, log))
         return name
 
     def refresh(self) -> None:

@@ -131,6 +131,7 @@ class DatasetIndex:
         try:
             with self.locked(timeout_s=0.0) as log:
                 if wasteful:
+                    self.catch_up()  # nobody's line is lost
                     self._rewrite()
                 else:
                     log.append(fresh)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -239,6 +239,16 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
 def test_files_are_their_owners_alone(dataset: mm.Dataset) -> None:
     for name in (LOG, *dataset.names):
         assert (dataset.folder / name).stat().st_mode & 0o077 == 0
+
+
+def test_threads_of_one_process_may_add(dataset: mm.Dataset) -> None:
+    with ThreadPoolExecutor(6) as threads:
+        list(threads.map(dataset.add, [inputs(seed) for seed in range(100, 140)]))
+    assert len(dataset) == 45
+    for seed in range(100, 140):
+        item = dataset.get(f"seed-{seed}")
+        assert item is not None
+        assert digest(item) == digest(inputs(seed).items[0])
 
 
 def test_two_writers_and_a_reader(tmp_path: Path) -> None:
