@@ -10,7 +10,7 @@ import time
 from collections import deque
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -36,16 +36,19 @@ def die_at(label: str, countdown: int) -> None:
 
 
 def request(seed: int) -> tuple[mm.MultimodalInputs, list[str]]:
-    """Make one request of mixed size from its number, and the digest of each of its tensors."""
-    rng = np.random.default_rng(seed)
+    """Make one request of mixed size from its number, and the digest of each of its tensors.
+
+    Like a turn of a conversation it has a new item, and up to two of the requests before it.
+    """
     items, digests = [], []
-    for _ in range(int(rng.integers(1, 4))):
+    for number in range(seed, seed - 1 - seed % 3, -1):
+        rng = np.random.default_rng(number + 2)
         nbytes = int(10 ** rng.uniform(2, 6.6))  # 100 bytes to 4 MB
         feature = rng.integers(0, 256, nbytes, dtype=np.uint8)
         digest = hashlib.sha256(feature).hexdigest()
         items.append(mm.MultimodalDataItem(modality=mm.Modality.IMAGE, feature=feature))
         digests.append(digest)
-    return mm.MultimodalInputs(items=items), digests
+    return mm.materialize(mm.MultimodalInputs(items=items)), digests
 
 
 def producer(pipe: Connection, directory: Path, ranks: int) -> None:
@@ -63,7 +66,8 @@ def producer(pipe: Connection, directory: Path, ranks: int) -> None:
                 inputs, digests = request(arguments[0])
                 started_s = time.perf_counter()
                 try:
-                    handle = arena.put(inputs, timeout_s=arguments[1])
+                    reuse: Literal["request", "items"] = "items" if arguments[0] % 4 else "request"
+                    handle = arena.put(inputs, timeout_s=arguments[1], reuse=reuse)
                 except mm.ArenaFullError as error:
                     pipe.send(("full", str(error)))
                     continue

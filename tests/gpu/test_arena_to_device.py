@@ -243,3 +243,23 @@ def test_two_devices_of_one_process_share_the_pinning(arena) -> None:
             found = reader.get(arena.put(inputs), device=device)
             assert_same(found, mm.decode(mm.encode(inputs)), device=device)
         assert reader.placement.staged_messages == 0
+
+
+def test_items_in_slots_of_their_own_come_to_the_device_and_are_released(arena) -> None:
+    inputs = mm.materialize(
+        mm.MultimodalInputs(
+            items=[make_inputs(rows=rows, seed=rows).items[0] for rows in (500, 700)],
+            request_data=make_inputs(rows=10).request_data,
+        )
+    )
+    with mm.Arena.attach(arena.name, reader=0, device="cuda:0") as reader:
+        for _ in range(2):
+            handle = arena.put(inputs, reuse="items")
+            assert handle.composed
+            found = reader.get_async(handle).result()
+            assert_same(found, mm.decode(mm.encode(inputs)), device="cuda:0")
+            assert arena.wait_released(timeout_s=30)
+            reader.release(handle)  # allowed, and nothing left to do
+            with pytest.raises(mm.StaleHandleError):
+                reader.get(handle)
+    assert arena.stats().hits == 2

@@ -15,8 +15,10 @@ import torch
 
 import mmformat as mm
 from mmformat.media.image import QwenVLImageProcessor
+from mmformat.share import composed as share_composed
 from mmformat.share.index import pack_index, unpack_index
-from mmformat.share.itemwise import SHARED_FROM_NBYTES
+from mmformat.share.itemwise import SHARED_FROM_NBYTES, ItemSlots
+from mmformat.share.pending import JoinedInputs, PendingInputs
 from mmformat.testing.equality import assert_inputs_equal
 from mmformat.transport.shm import Handle
 
@@ -450,3 +452,98 @@ class TestInPlace:
 
 def test_the_bound_is_what_it_says() -> None:
     assert 4 * 1176 * 4 < SHARED_FROM_NBYTES < NBYTES
+
+
+class TestToADevice:
+    """What a rank does for a device, the CPU in the device's place; tests/gpu has the other."""
+
+    def fetch(
+        self, rank: mm.ArenaReader, handle: Handle, monkeypatch: pytest.MonkeyPatch, **options: Any
+    ) -> Any:
+        def decoded(message: Any, **_: Any) -> PendingInputs:
+            return PendingInputs(mm.decode(message))
+
+        def fetch(item: Handle) -> PendingInputs:
+            return PendingInputs(mm.decode(rank._transport.map(item)))
+
+        monkeypatch.setattr(share_composed, "staged", decoded)
+        return share_composed.fetch_composed(
+            rank._transport,
+            handle,
+            lane=None,  # type: ignore[arg-type]
+            fetch=options.pop("fetch", fetch),
+            limits=None,
+            expand=True,
+            out=options.pop("out", None),
+        )
+
+    def test_the_parts_come_together(
+        self, arena: mm.Arena, ranks: list[mm.ArenaReader], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent = request_of(image(1), image(2), image(1))
+        handle = arena.put(sent, reuse="items")
+        ranks[1].release(handle)
+        pending = self.fetch(ranks[0], handle, monkeypatch)
+        assert pending.done
+        assert_inputs_equal(pending.result(), sent)
+        del pending
+        gc.collect()
+        assert granted(arena) == 0
+
+    def test_one_part_that_is_still_coming_is_not_done(self) -> None:
+        class Event:
+            def query(self) -> bool:
+                return False
+
+        parts = [PendingInputs(mm.MultimodalInputs()) for _ in range(2)]
+        parts[1]._event = Event()  # type: ignore[assignment]
+        joined = JoinedInputs(parts, lambda: mm.MultimodalInputs(request_data={"n": 1}))
+        assert not joined.done
+        assert joined.result().request_data == {"n": 1}
+
+    def test_a_part_that_fails_holds_nothing(
+        self, arena: mm.Arena, ranks: list[mm.ArenaReader], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handle = arena.put(request_of(image(1), image(2)), reuse="items")
+        ranks[1].release(handle)
+
+        def fetch(item: Handle) -> PendingInputs:
+            raise mm.PlacementError("expected room on the device, got none")
+
+        with pytest.raises(mm.PlacementError):
+            self.fetch(ranks[0], handle, monkeypatch, fetch=fetch)
+        gc.collect()
+        assert granted(arena) == 0
+
+    def test_a_destination_is_for_one_slot(
+        self, arena: mm.Arena, ranks: list[mm.ArenaReader], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handle = arena.put(request_of(image(1)), reuse="items")
+        with pytest.raises(mm.PlacementError) as caught:
+            self.fetch(ranks[0], handle, monkeypatch, out=torch.empty(9, dtype=torch.uint8))
+        assert caught.value.code == "destination"
+        assert granted(arena) == 2
+
+
+def test_a_rank_that_came_back_between_two_grants_gets_an_error_and_holds_nothing(
+    arena: mm.Arena, ranks: list[mm.ArenaReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was gone when the first item was granted, and there when the index was."""
+    ranks[0].close()
+    arena.reap()
+    back: list[mm.ArenaReader] = []
+    seal = ItemSlots.seal
+
+    def late(self: ItemSlots, request_data: Any) -> Handle:
+        back.append(mm.Arena.attach(arena.name, reader=0))
+        return seal(self, request_data)
+
+    monkeypatch.setattr(ItemSlots, "seal", late)
+    handle = arena.put(request_of(image(1)), reuse="items")
+    with pytest.raises(mm.StaleHandleError):
+        back[0].get(handle)
+    gc.collect()
+    assert torch.equal(ranks[1].get(handle).items[0].feature, image(1).feature)
+    gc.collect()
+    assert granted(arena) == 0
+    back[0].close()
