@@ -59,8 +59,12 @@ def _page(folder: Path) -> Iterator[str]:
 
 def _environment(content: dict[str, Any]) -> str:
     machine = content["environment"]
-    words = (f"{machine[key]}" for key in ("time", "cpu", "platform", "python") if machine.get(key))
-    return f"{', '.join(words)}; `{content['command']}`"
+    load = ", ".join(f"{value:.1f}" for value in machine["load"])
+    program, _, options = content["command"].partition(" ")
+    return (
+        f"{machine['time_utc']}; {machine['cpu']}, {machine['cores_usable']} cores; Python "
+        f"{machine['python']}; load {load}; `{Path(program).name} {options}`"
+    )
 
 
 def _table(samples: dict[str, Any], keys: list[str], part: str) -> Iterator[str]:
