@@ -104,6 +104,26 @@ def test_a_child_of_a_rank_keeps_its_bytes_and_releases_nothing() -> None:
             assert bytes(rank.map(second)[:1]) == b"\x02"
 
 
+def test_a_child_may_attach_for_itself_under_a_number_of_its_own() -> None:
+    with ShmArena.create(nbytes=4 * PAGE, readers=2) as arena:
+        with arena.reserve(5) as slot:
+            slot.view[:5] = b"hello"
+            handle = slot.seal(5)
+        with ShmReader.attach(handle, reader=0) as rank:
+
+            def child() -> None:
+                with pytest.raises(TransportError) as caught:
+                    ShmReader.attach(handle, reader=0)
+                assert caught.value.code == "reader-taken"
+                with ShmReader.attach(handle, reader=1) as another:
+                    assert bytes(another.map(handle)) == b"hello"
+
+            _in_child(child)
+            assert arena.stats().readers_attached == 1
+            assert bytes(rank.map(handle)) == b"hello"
+        assert arena.stats().slots_granted == 0
+
+
 def test_a_child_unmaps_nothing_that_it_does_not_have() -> None:
     """A device's mapping is not inherited; its address may be another mapping's in the child."""
     nbytes = 64 * PAGE

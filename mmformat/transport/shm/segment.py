@@ -125,8 +125,9 @@ def open_fd(fd: int, *, name: str, path: Path | None = None) -> Segment:
                 f"{status.st_uid} with mode {status.st_mode:o}",
                 code="segment-unsafe",
             )
-        header = os.pread(fd, HEADER_NBYTES, 0)
+        # The state first: its producer declares the header ready behind a fence.
         state = os.pread(fd, 8, STATE_WORD * 8)
+        header = os.pread(fd, HEADER_NBYTES, 0)
         if len(state) < 8 or int.from_bytes(state, "little") == CREATING:
             raise TransportError(
                 "expected a segment that is ready, got one that is being created",
