@@ -141,7 +141,8 @@ def _run_quick(arguments: argparse.Namespace, output: Output) -> int:
 
 def _known(chosen: Sequence[str] | None, known: Sequence[str], noun: str) -> Sequence[str]:
     for name in chosen or ():
-        if known and name not in known:
+        is_sized = noun == "a payload" and name[0].isdigit()  # as 4x16MiB
+        if known and name not in known and not is_sized:
             raise UsageError(f"expected {noun} of {', '.join(known)}, got {name!r}")
     return chosen or known
 
