@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import stat
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from mmformat.errors import DecodeError, TruncatedError
 from mmformat.model.message import EncodedMessage
 
 __all__ = ["Spans", "open_spans"]
+
+
+_OPTIONS = os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Spans:
@@ -96,8 +100,12 @@ def open_spans(source: Any) -> Spans:
 
 def _map_file(path: Path) -> mmap.mmap | bytes:
     try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
+        # A pipe would otherwise be waited for until somebody writes to it.
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _OPTIONS)) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise DecodeError(f"expected a file, got {path}", code="source")
+            if status.st_size == 0:
                 return b""
             # Copy-on-write: a tensor that is written to never changes the file.
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)

@@ -56,8 +56,13 @@ class Source:
             )
         self.name = str(check_path(source, name="source"))
         try:
-            self.descriptor = os.open(self.name, os.O_RDONLY | os.O_CLOEXEC)
+            # A pipe would otherwise be waited for until somebody writes to it.
+            options = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            self.descriptor = os.open(self.name, options)
             self._open(self.descriptor)
+        except DecodeError:
+            self.close()
+            raise
         except OSError as error:
             self.close()
             raise DecodeError(f"expected a readable file, got: {error}", path="$") from error
