@@ -5,8 +5,6 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from mmformat.codec.schema import SCHEMA_MESSAGE
-
 __all__ = ["is_compressed"]
 
 # Length of the metadata, and of it: the body's length, and where BodyCompression is, or 0. Their
@@ -33,7 +31,7 @@ def is_compressed(message: memoryview) -> bool:
     >>> is_compressed(memoryview(b"no message"))
     False
     """
-    at = len(SCHEMA_MESSAGE)
+    at = 8 + int.from_bytes(message[4:8], "little")
     for _ in range(_MOST_BATCHES):
         if at + _HEAD.size > len(message):
             return False
