@@ -11,15 +11,15 @@ import numpy.typing as npt
 __all__ = ["Scaling", "find_scaling"]
 
 _KNOWN: Final[tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...]] = (
-    ("0 to 255", (0.0,), (1 / 255,)),
-    ("0 to 1", (0.0,), (1.0,)),
-    ("mean 0.5, std 0.5", (0.5,), (0.5,)),
+    ("floats from 0 to 255", (0.0,), (1 / 255,)),
+    ("scaled from 0 to 1", (0.0,), (1.0,)),
+    ("mean 0.5, std 0.5 undone", (0.5,), (0.5,)),
     (
-        "CLIP's mean and std",
+        "CLIP's mean and std undone",
         (0.48145466, 0.4578275, 0.40821073),
         (0.26862954, 0.26130258, 0.27577711),
     ),
-    ("ImageNet's mean and std", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ("ImageNet's mean and std undone", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 )
 _NEAR: Final = 0.12
 """Of a byte, on average: values that were no bytes lie 0.25 away from the nearest one."""
@@ -78,7 +78,7 @@ def find_scaling(values: npt.NDArray[np.float64], *, floats: bool) -> Scaling:
         away = abs(pixels - np.round(pixels)).mean()
         fits = pixels.min() > -1 and pixels.max() < 256 and away < _NEAR
         if fits and (best is None or away < best[0] / 2):
-            best = (float(away), Scaling(factor=factor, shift=shift, told=f"{told} undone"))
+            best = (float(away), Scaling(factor=factor, shift=shift, told=told))
     return best[1] if best is not None else _stretch(float(seen.min()), float(seen.max()))
 
 
