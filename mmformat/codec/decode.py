@@ -24,7 +24,6 @@ Library = Literal["torch", "numpy"]
 
 _MODALITIES = {member.value: member for member in Modality}
 _FORMATS = {member.value: member for member in InputFormat}
-_HEAD_FIELDS = ("format", "hash", "pad_value", "identity", "offsets", "attributes")
 _FIELDS = ("feature", "model_specific_data", "precomputed_embeddings")
 
 
@@ -121,7 +120,7 @@ def gather(
             previous = place
             if number == 0:
                 if row.item == -1:
-                    if _has_fields(row, "attributes"):
+                    if _has_fields(row):
                         raise IntegrityError(
                             "expected a request row with attributes and tensors alone",
                             path=path,
@@ -136,7 +135,12 @@ def gather(
             head = request if row.item == -1 else None
             if 0 <= row.item < len(items):
                 head = items[row.item][0]
-            if head is None or head.modality != row.modality or _has_fields(row):
+            if (
+                head is None
+                or head.modality != row.modality
+                or _has_fields(row)
+                or row.attributes is not None
+            ):
                 raise IntegrityError(
                     "expected a continuation row with tensors alone", path=path, code="continuation"
                 )
@@ -146,8 +150,14 @@ def gather(
     return items, request
 
 
-def _has_fields(row: Row, besides: str = "") -> bool:
-    return any(getattr(row, name) is not None for name in _HEAD_FIELDS if name != besides)
+def _has_fields(row: Row) -> bool:
+    return not (
+        row.format is None
+        and row.hash is None
+        and row.pad_value is None
+        and row.identity is None
+        and row.offsets is None
+    )
 
 
 Make = Callable[[TensorEntry, bool, str], Any]

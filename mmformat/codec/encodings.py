@@ -140,15 +140,15 @@ def checked_nbytes(dtype: str, shape: Sequence[int], limits: Limits, *, path: st
     limits.check("dimensions", len(shape), path=path)
     if itemsize is None:
         raise DecodeError(f"expected a dtype of the wire, got {dtype!r}", path=path, code="dtype")
-    if any(extent < 0 for extent in shape):
+    if shape and min(shape) < 0:
         raise DecodeError(
             f"expected extents of 0 or more, got {list(shape)}", path=path, code="shape"
         )
+    nbytes = itemsize * math.prod(shape)
     # A zero extent does not excuse the others: their strides would still overflow elsewhere.
-    limits.check(
-        "tensor_nbytes", itemsize * math.prod(max(extent, 1) for extent in shape), path=path
-    )
-    return itemsize * math.prod(shape)
+    most = nbytes or itemsize * math.prod([max(extent, 1) for extent in shape])
+    limits.check("tensor_nbytes", most, path=path)
+    return nbytes
 
 
 def tensor_of(entry: TensorEntry, *, torch: bool, expand: bool, path: str) -> Any:
