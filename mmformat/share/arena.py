@@ -168,6 +168,7 @@ class Arena(OwnedArena):
         reader: int,
         device: torch.device | str | None = None,
         pin: bool = True,
+        registry: object | None = None,
     ) -> ArenaReader:
         """Attach a rank to an arena whose descriptor it was sent; the descriptor is duplicated.
 
@@ -175,7 +176,7 @@ class Arena(OwnedArena):
         ----------
         fd : int
             The descriptor.
-        reader, device, pin
+        reader, device, pin, registry
             As :meth:`attach`.
 
         Raises
@@ -183,7 +184,8 @@ class Arena(OwnedArena):
         TransportError, PlacementError
             As :meth:`attach`.
         """
-        return ArenaReader.on_device(ShmReader.attach_fd(fd, reader=reader), device=device, pin=pin)
+        transport = ShmReader.attach_fd(fd, reader=reader, registry=registry)
+        return ArenaReader.on_device(transport, device=device, pin=pin, registry=registry)
 
     @overload
     def put(
