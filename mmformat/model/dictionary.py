@@ -183,7 +183,7 @@ class DictionaryTensor:
         Raises
         ------
         ModelError
-            When a code is not below the number of entries.
+            When a code is not below the number of entries, or ``device`` is none.
         MissingExtraError
             When torch is not installed.
 
@@ -306,6 +306,10 @@ def _check_codes(largest: int, entries: int) -> None:
 def _on_device(part: Any, device: torch.device | str) -> torch.Tensor:
     import torch
 
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"expected a device, got {device!r:.60}", path="$.device") from error
     if is_torch(part):
         moved: torch.Tensor = part.to(device)
         return moved

@@ -16,11 +16,13 @@ from mmformat.codec import encode
 from mmformat.codec.decode import Library, decode
 from mmformat.codec.verify import verify
 from mmformat.errors import DecodeError, IntegrityError, MMFormatError, ModelError, TransportError
+from mmformat.model.arguments import check_path
 from mmformat.model.compression import Compression
 from mmformat.model.identity import identity_of
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
+from mmformat.share.arguments import check_timeout
 from mmformat.share.dataset_index import SUFFIX, DatasetIndex, Entry
 
 __all__ = ["Dataset", "DatasetFinding", "open_dataset"]
@@ -91,13 +93,14 @@ def open_dataset(
     >>> len(dataset), dataset[0].request_data
     (1, {'a': 1})
     """
-    path = Path(folder)
+    path = check_path(folder, name="folder", error=TransportError)
+    check_timeout(timeout_s)
     try:
         if create:
             path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TransportError(f"expected to make {path}, got: {error}") from error
-    dataset = Dataset(path, limits or Limits(), library, expand, timeout_s)
+    dataset = Dataset(path, Limits.of(limits), library, expand, timeout_s)
     dataset.refresh()
     return dataset
 
@@ -204,7 +207,7 @@ class Dataset:
         IntegrityError
             With code ``dataset-changed`` when the file was overwritten and its log is wrong.
         """
-        place = self._places.get(identity)
+        place = self._places.get(str(identity))
         if place is None:
             return default
         entry = self._entries[place[0]]

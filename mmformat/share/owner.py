@@ -47,6 +47,12 @@ class OwnedArena:
         A handle that was revoked or released before is nothing to take back. Its slot is used
         again: whoever was sent it all the same may read other content.
         """
+        if not isinstance(handle, Handle):
+            raise TransportError(
+                f"expected a handle, got {type(handle).__name__}",
+                path="$.handle",
+                code="arena-argument",
+            )
         if handle.composed:
             raise TransportError("expected a handle of one slot", code="arena-argument")
         self._transport.revoke(handle)

@@ -7,7 +7,7 @@ import inspect
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -81,6 +81,7 @@ class World:
         self.memfd = mm.Arena.create(nbytes=PAGE, readers=1, backing="memfd")
         self.handle = self.arena.put(INPUTS)
         self.reader = mm.Arena.attach(self.handle, reader=0)
+        self.dataset = mm.open_dataset(directory / "dataset", create=True)
         self.pool = mm.MaterializePool(1)
         self.context = zmq.Context()
         self.left, self.right = self.context.socket(zmq.PAIR), self.context.socket(zmq.PAIR)
@@ -133,25 +134,32 @@ def _cases(world: World) -> dict[str, Case]:
                 "registry": None,
             },
         ),
+        "Arena.revoke": Case(world.arena.revoke, {"handle": world.handle}),
         "Arena.attach": Case(
             mm.Arena.attach,
             {"handle_or_name": world.handle},
-            {"reader": 1, "directory": "/dev/shm", "timeout_s": 0.0, "device": None},
+            {
+                "reader": 1,
+                "directory": "/dev/shm",
+                "timeout_s": 0.0,
+                "device": None,
+                "registry": None,
+            },
         ),
         "Arena.attach_fd": Case(
             mm.Arena.attach_fd,
             {"fd": world.memfd.fileno()},
-            {"reader": 0, "device": None},
+            {"reader": 0, "device": None, "registry": None},
         ),
         "Arena.materialize": Case(
             world.arena.materialize,
             {"inputs": INPUTS, "processor": None},
-            {"fetcher": None, "timeout_s": 0.0},
+            {"fetcher": None, "timeout_s": 0.0, "reuse": "request"},
         ),
         "Arena.put": Case(
             world.arena.put,
             {"inputs": INPUTS},
-            {"timeout_s": 0.0, "compression": None, "on_full": "inline"},
+            {"timeout_s": 0.0, "compression": None, "on_full": "inline", "reuse": "request"},
         ),
         "Arena.reserve": Case(
             world.arena.reserve,
@@ -168,7 +176,11 @@ def _cases(world: World) -> dict[str, Case]:
         ),
         "ArenaReader.prefetch": Case(world.reader.prefetch, {"handles": []}, reading),
         "ArenaReader.release": Case(world.reader.release, {"handle": world.handle}),
-        "Compression": Case(mm.Compression, {}, {"codec": "lz4", "threshold_nbytes": 1}),
+        "Compression": Case(
+            mm.Compression, {}, {"codec": "auto", "threshold_nbytes": 1, "link_gbit_s": None}
+        ),
+        "Dataset.add": Case(world.dataset.add, {"inputs": INPUTS}, {"compression": None}),
+        "Dataset.get": Case(world.dataset.get, {"identity": "none"}),
         "DictionaryTensor": Case(
             mm.DictionaryTensor,
             {"codes": CODES, "table": TABLE},
@@ -176,6 +188,9 @@ def _cases(world: World) -> dict[str, Case]:
         ),
         "DictionaryTensor.to": Case(mm.DictionaryTensor(CODES, TABLE).to, {"dtype": "float16"}),
         "DictionaryTensor.expand": Case(mm.DictionaryTensor(CODES, TABLE).expand, {"out": None}),
+        "DictionaryTensor.expand_on": Case(
+            mm.DictionaryTensor(CODES, TABLE).expand_on, {"device": "cpu"}
+        ),
         "EncodedMessage": Case(mm.EncodedMessage, {"frames": [b"abc"]}),
         "EncodedMessage.save": Case(message.save, {"path": world.directory / "x.arrows"}),
         "EncodedMessage.write_into": Case(
@@ -187,7 +202,17 @@ def _cases(world: World) -> dict[str, Case]:
         "MultimodalDataItem": Case(
             mm.MultimodalDataItem,
             {},
-            {"modality": "IMAGE", "format": "normal", "model_specific_data": {}},
+            {
+                "modality": "IMAGE",
+                "feature": None,
+                "precomputed_embeddings": None,
+                "offsets": None,
+                "format": "normal",
+                "model_specific_data": {},
+                "hash": None,
+                "pad_value": None,
+                "identity": None,
+            },
         ),
         "MultimodalInputs": Case(mm.MultimodalInputs, {}, {"items": [], "request_data": {}}),
         "Source": Case(
@@ -223,6 +248,11 @@ def _cases(world: World) -> dict[str, Case]:
         "materialize_async": Case(
             mm.materialize_async, {"inputs": INPUTS, "processor": None}, _FETCH
         ),
+        "open_dataset": Case(
+            mm.open_dataset,
+            {"folder": world.directory / "dataset"},
+            {"limits": None, "library": None, "timeout_s": 0.0},
+        ),
         "register_lazy": Case(_registered, {"kind": None, "loader": "attribute"}),
         "MaterializePool": Case(
             mm.MaterializePool,
@@ -231,6 +261,12 @@ def _cases(world: World) -> dict[str, Case]:
         ),
         "MaterializePool.submit": Case(
             world.pool.submit, {"inputs": INPUTS}, {"deadline_s": None, "timeout_s": None}
+        ),
+        "MaterializePool.map": Case(
+            _listed(world.pool.map), {"requests": []}, {"deadline_s": None, "errors": "raise"}
+        ),
+        "MaterializePool.materialize": Case(
+            world.pool.materialize, {"inputs": INPUTS}, {"deadline_s": None}
         ),
         "zmq.send": Case(
             channel.send,
@@ -242,6 +278,16 @@ def _cases(world: World) -> dict[str, Case]:
 
 
 _FETCH = {"fetcher": None}
+FLAGS = {"create", "expand", "isolated", "pin", "default"}
+"""Asked for their truth; a default is anything."""
+
+
+def _listed(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def run(*arguments: Any, **keywords: Any) -> list[Any]:
+        return list(call(*arguments, **keywords))
+
+    return run
 
 
 def _registered(kind: Any, loader: Any) -> Any:
@@ -255,14 +301,18 @@ NAMES = (
     "Arena.materialize",
     "Arena.put",
     "Arena.reserve",
+    "Arena.revoke",
     "Arena.wait_released",
     "ArenaReader.get",
     "ArenaReader.get_async",
     "ArenaReader.prefetch",
     "ArenaReader.release",
     "Compression",
+    "Dataset.add",
+    "Dataset.get",
     "DictionaryTensor",
     "DictionaryTensor.expand",
+    "DictionaryTensor.expand_on",
     "DictionaryTensor.to",
     "EncodedMessage",
     "EncodedMessage.save",
@@ -271,6 +321,8 @@ NAMES = (
     "Limits",
     "Limits.check",
     "MaterializePool",
+    "MaterializePool.map",
+    "MaterializePool.materialize",
     "MaterializePool.submit",
     "MultimodalDataItem",
     "MultimodalInputs",
@@ -282,6 +334,7 @@ NAMES = (
     "encode",
     "materialize",
     "materialize_async",
+    "open_dataset",
     "register_lazy",
     "zmq.recv",
     "zmq.send",
@@ -331,12 +384,17 @@ def test_a_wrong_argument_gives_a_value_or_our_own_error(
 
 
 def test_every_public_callable_has_its_case(world: World) -> None:
-    assert sorted(_cases(world)) == list(NAMES)
+    cases = _cases(world)
+    assert sorted(cases) == list(NAMES)
+    for name, case in cases.items():
+        covered = {*case.positional, *case.keywords}
+        assert set(inspect.signature(case.call).parameters) - FLAGS == covered, name
     not_for_callers = {
         "ArenaReader": "made by Arena.attach",
         "PendingInputs": "made by ArenaReader.get_async",
         "Reservation": "made by Arena.reserve",
         "Arena": "made by Arena.create",
+        "Dataset": "made by open_dataset",
         "Modality": "below",
         "InputFormat": "below",
         "TensorSpec": "a named tuple; its nbytes are asked",

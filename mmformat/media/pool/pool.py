@@ -201,6 +201,8 @@ class MaterializePool:
             That of the first request that failed, with ``errors="raise"``; those that wait are
             cancelled.
         """
+        check_text(errors, ("raise", "return"), name="errors", error=MaterializeError)
+        check_type(requests, Iterable, "requests", name="requests", error=MaterializeError)
         window: deque[Future[MultimodalInputs]] = deque()
         try:
             for inputs in requests:
