@@ -282,6 +282,10 @@ FLAGS = {"create", "expand", "isolated", "pin", "default"}
 """Asked for their truth; a default is anything."""
 
 
+TOTAL = {"Dataset.get"}
+"""What refuses nothing: like a dict's, it has an answer to whatever is asked for."""
+
+
 def _listed(call: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(call)
     def run(*arguments: Any, **keywords: Any) -> list[Any]:
@@ -380,7 +384,7 @@ def test_a_wrong_argument_gives_a_value_or_our_own_error(
             except Exception as error:
                 escaped.append(f"{place}={wrong!r:.40}: {type(error).__name__}: {error!s:.80}")
     assert escaped == []
-    assert refused > 0
+    assert refused > 0 or name in TOTAL
 
 
 def test_every_public_callable_has_its_case(world: World) -> None:
