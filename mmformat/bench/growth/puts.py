@@ -43,7 +43,7 @@ def grow_items(result: Result, arms: Sequence[str], *, rounds: int | None, quick
         items = 2**exponent
         subject = Subject(
             name=f"items-{items}",
-            title=f"{items} items of {_ITEM}",
+            title=f"{items} item{'s' if items > 1 else ''} of 64 KiB",
             nbytes=items * 2**16,
             axis="items",
             at=float(items),

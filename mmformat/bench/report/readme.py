@@ -48,7 +48,7 @@ def write_readme(path: Path, results: Sequence[Path], *, plots: Path | None = No
     picture = None
     if plots is not None:
         picture = plots / _PICTURE
-        _draw(_newest(read, "fanout"), picture)
+        _draw(_fanout(read), picture)
         name = os.path.relpath(picture, path.parent)
     else:
         name = f"docs/benchmarks/{_PICTURE}"
@@ -63,7 +63,7 @@ def first_screen(results: Sequence[dict[str, Any]], *, picture: str) -> str:
     MMFormatError
         When a result that the numbers are made from is missing.
     """
-    fanout = _newest(results, "fanout")
+    fanout = _fanout(results)
     images = [result for result in results if result["settings"].get("payload") == "image"]
     strategies = _newest(images, "strategies")
     numbers = (
@@ -84,6 +84,19 @@ def first_screen(results: Sequence[dict[str, Any]], *, picture: str) -> str:
         )
     lines += ["", *textwrap.wrap(how, _WIDTH, break_on_hyphens=False), ""]
     return "\n".join(lines)
+
+
+def _fanout(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the newest fan-out that has the payloads of the picture."""
+    shown = {"image", "image-small"}
+    return _newest(
+        [
+            result
+            for result in results
+            if shown <= {payload["name"] for payload in result["payloads"]}
+        ],
+        "fanout",
+    )
 
 
 def _image(fanout: dict[str, Any]) -> str:
