@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from mmformat._arrow import core_count
 
 __all__ = ["on_all_cores"]
+
+MOST_THREADS: Final = 32
+"""More than memory keeps busy; on a host of 200 cores they would only take time to start."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,7 +48,7 @@ def on_all_cores(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
 
     threads = [
         threading.Thread(target=run, name=f"mmformat-codec-{number}", daemon=True)
-        for number in range(1, min(core_count(), len(parts)))
+        for number in range(1, min(core_count(), len(parts), MOST_THREADS))
     ]
     for thread in threads:
         thread.start()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 from mmformat.codec.attributes import BARE, exact_int, join
+from mmformat.codec.decompression import Allocate
 from mmformat.codec.encodings import check_entry, tensor_of
 from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
 from mmformat.codec.schema import REQUEST
@@ -33,6 +34,7 @@ def decode(
     limits: Limits | None = None,
     library: Library | None = None,
     expand: bool = True,
+    allocate: Allocate | None = None,
 ) -> MultimodalInputs:
     """Decode a message into the inputs that were encoded.
 
@@ -46,6 +48,9 @@ def decode(
         Which tensors to make; each as it was sent when omitted.
     expand : bool, default True
         Expand dictionary tensors; otherwise they come as DictionaryTensor.
+    allocate : callable, optional
+        Return writable memory, at a multiple of 64, of so many bytes; called for each compressed
+        tensor, when all that is known of it was checked. Arrow's pool gives it when omitted.
 
     Returns
     -------
@@ -84,7 +89,7 @@ def decode(
     if library is not None:
         check_text(library, get_args(Library), name="library")
     spans = open_spans(source)
-    items, request = gather(read_batches(spans, bounds), bounds)
+    items, request = gather(read_batches(spans, bounds, allocate=allocate), bounds)
 
     def make(entry: TensorEntry, torch: bool, path: str) -> Any:
         if library is not None:

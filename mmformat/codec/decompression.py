@@ -93,7 +93,7 @@ def decompress_columns(
             columns.append(stored[8:])
         else:
             column = bytearray(length)
-            _unpack(_Part(stored, memoryview(column), f"$.buffers[{at}]"), codec)
+            _unpack(_Part(True, stored[8:], memoryview(column), f"$.buffers[{at}]"), codec)
             columns.append(column)
         columns.append(_ZEROS[: -length % 8])
         total += length + -length % 8
@@ -138,9 +138,16 @@ def check_lengths(
 class _Part(NamedTuple):
     """One buffer as it is stored, and the memory that it is written to."""
 
+    is_frame: bool
     stored: memoryview
     destination: memoryview
     path: str
+
+
+def _part(spans: Spans, at: int, nbytes: int, destination: memoryview, path: str) -> _Part:
+    # Read apart, because a chunk that is stored may be a frame of its own, and would be joined.
+    is_frame = spans.read(at, 8) != STORED
+    return _Part(is_frame, spans.read(at + 8, nbytes - 8), destination, path)
 
 
 def decompress_tensors(
@@ -184,8 +191,7 @@ def decompress_tensors(
             data = list(_laid_out(entry.data, entry.encoding == DICTIONARY, allocate or allocated))
             for chunk, destination in zip(entry.data, data, strict=True):
                 if type(chunk) is Place:
-                    stored = spans.read(chunk.at, chunk.stored_nbytes)
-                    parts.append(_Part(stored, destination, path))
+                    parts.append(_part(spans, chunk.at, chunk.stored_nbytes, destination, path))
                     prefixes.append(chunk.prefix)
                 else:
                     destination[:] = chunk
@@ -219,11 +225,8 @@ def _laid_out(data: Sequence[Any], has_table: bool, allocate: Allocate) -> Itera
 
 
 def _unpack(part: _Part, codec: str) -> None:
-    stored, destination, path = part
-    if not len(stored):
-        return
-    frame = stored[8:]
-    if stored[:8] == STORED:
+    is_frame, frame, destination, path = part
+    if not is_frame:
         # numpy's copy, unlike a memoryview's, lets other threads run.
         np.copyto(np.frombuffer(destination, np.uint8), np.frombuffer(frame, np.uint8))
         return

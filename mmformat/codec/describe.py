@@ -203,7 +203,7 @@ def describe(source: Any, *, limits: Limits | None = None) -> MessageDescription
     >>> tensor.dtype, tensor.shape, tensor.nbytes, tensor.chunks[0].at % 64
     ('float32', (4, 8), 128, 0)
     """
-    bounds = limits or Limits()
+    bounds = Limits.of(limits)
     spans = open_spans(source)
     batches: list[BatchDescription] = []
     numbers: dict[int, int] = {}

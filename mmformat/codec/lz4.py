@@ -31,6 +31,11 @@ _STABLE: Final = _Options(1, 0, (0, 0))
 """What was written stays there, so that the library need keep no copy of it for later matches."""
 
 
+_MOST_IDLE: Final = 16
+_idle: list[ctypes.c_void_p] = []
+"""Contexts between two frames, about 250 KB each: a new one costs a twentieth of a chunk's time."""
+
+
 @cache
 def _library() -> Any:
     """Return liblz4, or None: most Linux systems have one, and pyarrow does not lend its own."""
@@ -65,6 +70,16 @@ def has_library() -> bool:
     return _library() is not None
 
 
+def _context(library: Any) -> ctypes.c_void_p:
+    try:
+        return _idle.pop()
+    except IndexError:
+        context = ctypes.c_void_p()
+        if library.LZ4F_createDecompressionContext(ctypes.byref(context), _VERSION):
+            raise MemoryError from None
+        return context
+
+
 def unpack_frame(frame: memoryview, destination: memoryview) -> None:
     """Write what one frame holds, which must be as many bytes as the destination has.
 
@@ -79,10 +94,9 @@ def unpack_frame(frame: memoryview, destination: memoryview) -> None:
     """
     library = _library()
     source, target = buffer_of(frame), buffer_of(destination)
-    context = ctypes.c_void_p()
-    if library.LZ4F_createDecompressionContext(ctypes.byref(context), _VERSION):
-        raise MemoryError
+    context = _context(library)
     read = written = 0
+    is_whole = False
     try:
         while True:
             taken = ctypes.c_size_t(source.size - read)
@@ -98,10 +112,14 @@ def unpack_frame(frame: memoryview, destination: memoryview) -> None:
             read += taken.value
             written += made.value
             if left == 0:
+                is_whole = True
                 break
             if library.LZ4F_isError(left) or not taken.value + made.value:
                 raise ValueError(f"a frame that breaks off after {written} bytes")
     finally:
-        library.LZ4F_freeDecompressionContext(context)
+        if is_whole and len(_idle) < _MOST_IDLE:
+            _idle.append(context)  # it begins a frame next
+        else:
+            library.LZ4F_freeDecompressionContext(context)
     if read != source.size or written != target.size:
         raise ValueError(f"{written} bytes, and {source.size - read} behind the frame")
