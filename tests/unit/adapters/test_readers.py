@@ -50,3 +50,19 @@ def test_a_released_handle_is_stale() -> None:
         with pytest.raises(mm.StaleHandleError):
             readers.get(handle)
         readers.close()
+
+
+def test_a_dictionary_is_handed_over_as_it_is_where_the_device_expands_it() -> None:
+    codes = np.array([[0, 1], [1, 1]], np.uint8)
+    tensor = mm.DictionaryTensor(codes, np.array([[0.5, 2.0]], np.float32), axis=0)
+    item = mm.MultimodalDataItem(modality="IMAGE", feature=tensor)
+    with mm.Arena.create(nbytes=2**16, readers=2) as arena:
+        handle = bytes(arena.put(mm.MultimodalInputs(items=[item])))
+        whole, unexpanded = Readers(0), Readers(1, expand=False)
+        assert np.array_equal(whole.get(handle).items[0].feature, tensor.expand())
+        found = unexpanded.get(handle).items[0].feature
+        assert isinstance(found, mm.DictionaryTensor)
+        assert np.array_equal(found.expand(), tensor.expand())
+        del found
+        whole.close()
+        unexpanded.close()
