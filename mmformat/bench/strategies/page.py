@@ -191,13 +191,13 @@ def _reasons(cells: dict[str, dict[str, Any]], result: dict[str, Any]) -> Iterat
         )
     )
     ours = ", ".join(
-        f"{cells[name]['title'].removeprefix('mmformat: ')} {value_of(cells[name], 'cpu_ms'):.0f} ms"
+        f"{name} {value_of(cells[name], 'cpu_ms'):.0f} ms"
         for name in ("mmformat", "mmformat-dictionary")
         if name in cells
     )
     yield (
-        f"* **One materialization is 1/{tp} of the original's CPU already**, which has {tp}. A fifth "
-        f"of it asks ours to decode and to carry for {tp / 5:.1f} of what one rank takes to decode "
+        f"* **One materialization is 1/{tp} of the original's CPU already**, which has {tp}. A "
+        f"fifth of it asks ours to decode and to carry for {tp / 5:.1f} of what one rank takes to decode "
         f"({once_ms:.0f} ms): {ours}. Where ranks compete for cores the original pays more for "
         "the same work; where each has its own, only codes, for which no float is computed, come "
         "near."
