@@ -200,7 +200,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return made
 
 
-_DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_object)
+_BEYOND: Final = 10**MAX_INT_DIGITS
+
+
+def _int(text: str) -> int:
+    """Return a JSON integer; one of more digits than may stand anywhere, as one that is refused."""
+    if len(text) <= MAX_INT_DIGITS:
+        return int(text)
+    # Python's own limit is an error of no code of ours, may be switched off, and then takes long.
+    return -_BEYOND if text.startswith("-") else _BEYOND
+
+
+_DECODER: Final = json.JSONDecoder(
+    parse_int=_int, parse_constant=_no_constant, object_pairs_hook=_object
+)
 
 
 def _length(text: str) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 from mmformat._arrow import Schema
 from mmformat.codec.clauses import CLAUSES
 from mmformat.codec.schema import END_OF_STREAM, SCHEMA, SCHEMA_MESSAGE, VERSION_KEY
+from mmformat.testing.forged_samples import older_schema
 from mmformat.testing.forgery import (
     batch,
     encapsulated,
@@ -166,6 +167,10 @@ def _of_other_schemas() -> Iterator[Attack]:
     yield _attack("column-extension", "schema", data, "an extension type", **error)
     wider = SCHEMA.set(0, SCHEMA.field(0).with_type(SCHEMA.field(4).type))
     yield _attack("column-type", "schema", _other_schema(wider), "item int64", **error)
+    error["clauses"] = ("S-4",)
+    for number, name in ((2, "v3"), (5, "v6")):
+        about = f"a schema of metadata version {name.upper()}"
+        yield _attack(f"schema-{name}", "schema", older_schema(number), about, **error)
 
 
 def future() -> Iterator[Attack]:

@@ -7,6 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from mmformat._arrow import Schema, serialize_schema
 from mmformat.codec.batch import write_batch, write_compressed_batch
 from mmformat.codec.flatbuffer import BatchMetadata, read_batch_metadata, write_batch_metadata
@@ -16,6 +19,7 @@ from mmformat.model.dtypes import ITEMSIZE
 
 __all__ = [
     "batch",
+    "bytes_of",
     "encapsulated",
     "item",
     "message",
@@ -105,3 +109,11 @@ def patched(data: bytes, at: int, new: bytes, *, buffer: int | None = None) -> b
     """Return bytes with some replaced, at a place counted in a batch's buffer when one is given."""
     start = at if buffer is None else place_of(data, buffer)[0] + at
     return data[:start] + new + data[start + len(new) :]
+
+
+def bytes_of(count: int, seed: int = 1) -> npt.NDArray[np.uint8]:
+    """Return bytes that look random and are the same with every version of numpy."""
+    state = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
+    state ^= state >> np.uint64(29)
+    state *= np.uint64(0xBF58476D1CE4E5B9)
+    return (state >> np.uint64(56)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The inputs of the valid golden vectors, and messages that no encoder of ours would write so."""
+"""What the valid golden vectors are made from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ import numpy.typing as npt
 
 from mmformat._extras import require
 from mmformat.codec import encode
-from mmformat.codec.batch import write_compressed_batch
-from mmformat.codec.compression import Choice, explained
-from mmformat.codec.schema import COMPRESSION_KEY, SCHEMA
 from mmformat.model import (
     Compression,
     DictionaryTensor,
@@ -24,14 +21,22 @@ from mmformat.model import (
     MultimodalInputs,
 )
 from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
+from mmformat.testing.forged_samples import (
+    batches,
+    chunks,
+    explained_choice,
+    foreign,
+    headroom,
+    older_schema,
+    packed_chunks,
+)
 from mmformat.testing.forgery import (
     batch,
+    bytes_of,
     item,
     message,
     metadata_of,
-    patched,
     place_of,
-    schema_message,
     tensor,
     with_metadata,
 )
@@ -65,14 +70,6 @@ class Sample:
     make: Callable[[], bytes]
     reproducible: bool = True
     optional: str | None = None
-
-
-def bytes_of(count: int, seed: int = 1) -> npt.NDArray[np.uint8]:
-    """Return bytes that look random and are the same with every version of numpy."""
-    state = np.arange(count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
-    state ^= state >> np.uint64(29)
-    state *= np.uint64(0xBF58476D1CE4E5B9)
-    return (state >> np.uint64(56)).astype(np.uint8)
 
 
 def array(dtype: str, *shape: int, seed: int = 1) -> npt.NDArray[Any]:
@@ -259,106 +256,6 @@ def _stored() -> bytes:
     return message(batch(plain), again)
 
 
-def _packed_chunks(codec: str) -> bytes:
-    # A chunk that shrinks, one that does not and is stored, an inline one; and a dictionary.
-    ramp = (np.arange(1500) // 30).astype(np.uint8).tobytes()
-    noise = bytes_of(700).tobytes()
-    parts = [ramp[:1000], noise, noise[:7], b"", ramp[1000:]]
-    table = struct.pack("<256f", *range(256))
-    parameters = {
-        "axis": 0,
-        "codes": [1, 1400],
-        "entries": 256,
-        "repeat": 2,
-        "repeat_axis": 0,
-        "table_channels": 1,
-    }
-    none: dict[str, Any] = {"attributes": None, "format": None}
-    feature = {"attributes": {"feature": {"$ndarray": "feature"}}}
-    rows = [
-        item(0, tensor(dtype="uint8", shape=(2207,), data=parts), **none),
-        item(
-            1,
-            tensor(
-                shape=(2, 1400),
-                data=[table, ramp[:600], noise[:300], ramp[1000:]],
-                encoding="dictionary",
-                parameters=parameters,
-            ),
-            **none,
-        ),
-    ]
-    plain = batch(item(0, **feature), item(1, **feature))
-    return message(plain, b"".join(write_compressed_batch(rows, codec)))
-
-
-def _explained() -> bytes:
-    choice = Choice(
-        item=0,
-        name="feature",
-        codec="none",
-        ratio=1.008,
-        link_gbit_s=10,
-        plain_ms=0.001,
-        lz4_ms=0.002,
-    )
-    key = {COMPRESSION_KEY: explained([choice])}
-    schema = SCHEMA.with_metadata({**SCHEMA.metadata, **key})
-    return message(batch(item(0, tensor())), schema=schema_message(schema))
-
-
-def _batches() -> bytes:
-    first = [item(n, attributes={"feature": {"$ndarray": "feature"}}) for n in range(3)]
-    none = {"attributes": None, "format": None}
-    return message(
-        batch(*first),
-        batch(item(0, tensor(), **none), item(2, tensor(shape=(7,)), **none)),
-        batch(item(1, tensor(dtype="uint8", shape=(100,)), **none)),
-    )
-
-
-def _chunks() -> bytes:
-    data = bytes(range(200))
-    parts = [data[:64], b"", data[64:77], data[77:85], data[85:]]
-    codes = [bytes(8), b"\x01" * 20, b"\x00\x01"]
-    parameters = {
-        "axis": 0,
-        "codes": [1, 30],
-        "entries": 2,
-        "repeat": 1,
-        "repeat_axis": 0,
-        "table_channels": 1,
-    }
-    return message(
-        batch(
-            item(0, tensor(dtype="uint8", shape=(200,), data=parts)),
-            item(1, tensor(shape=(0, 3), data=[b"", b""])),
-            item(
-                2,
-                tensor(
-                    shape=(30,),
-                    data=[struct.pack("<2f", 0.5, -2.0), *codes],
-                    encoding="dictionary",
-                    parameters=parameters,
-                ),
-            ),
-        )
-    )
-
-
-def _foreign() -> bytes:
-    schema = SCHEMA.with_metadata({**SCHEMA.metadata, b"made.by": b"another writer"})
-    return message(batch(item(0, tensor())), schema=schema_message(schema))
-
-
-def _headroom() -> bytes:
-    # More padding behind the metadata than is needed, as a writer leaves that fills it in later.
-    made = batch(item(0, tensor()))
-    size = int.from_bytes(made[4:8], "little")
-    longer = patched(made, 4, (size + 320).to_bytes(4, "little"))
-    return message(longer[: 8 + size] + bytes(320) + longer[8 + size :])
-
-
 def samples() -> Iterator[Sample]:
     """Yield what every valid vector is made from."""
     rows: list[tuple[str, Callable[[], bytes], str, str]] = [
@@ -399,10 +296,11 @@ def samples() -> Iterator[Sample]:
         ("many-items", _many, "R-1 L-12", "16 items and a request row"),
         ("dictionary", _dictionary, "D-1 D-2 D-4 D-5", "a table a channel, one for all, no codes"),
         ("dictionary-repeat", _repeat, "D-4", "a repeated axis, and other shapes"),
-        ("chunks", _chunks, "V-4 V-2", "tensors and codes in chunks of odd sizes, some empty"),
-        ("batches", _batches, "R-3", "three batches, continuation rows without compression"),
-        ("foreign-schema", _foreign, "S-5 E-5", "another key in the schema's metadata"),
-        ("headroom", _headroom, "L-8", "more metadata padding than is needed"),
+        ("chunks", chunks, "V-4 V-2", "tensors and codes in chunks of odd sizes, some empty"),
+        ("batches", batches, "R-3", "three batches, continuation rows without compression"),
+        ("foreign-schema", foreign, "S-5 E-5", "another key in the schema's metadata"),
+        ("schema-v4", older_schema, "S-4 S-5", "a schema of metadata version V4"),
+        ("headroom", headroom, "L-8", "more metadata padding than is needed"),
     ]
     for name, make, clauses, about in rows:
         yield Sample(name=name, about=about, clauses=clauses, make=make)
@@ -424,14 +322,14 @@ def samples() -> Iterator[Sample]:
         name="lz4-chunks",
         about="compressed tensors in chunks: shrunk, stored, inline, empty; and a dictionary's",
         clauses="Z-2 Z-4 V-4",
-        make=lambda: _packed_chunks("lz4"),
+        make=lambda: packed_chunks("lz4"),
         reproducible=False,
     )
     yield Sample(
         name="zstd-chunks",
         about="the same, by Zstandard",
         clauses="Z-1 Z-2 Z-4 Z-6",
-        make=lambda: _packed_chunks("zstd"),
+        make=lambda: packed_chunks("zstd"),
         reproducible=False,
         optional="compression-codec",
     )
@@ -439,5 +337,5 @@ def samples() -> Iterator[Sample]:
         name="compression-key",
         about="why a writer compressed nothing",
         clauses="Z-5 S-5",
-        make=_explained,
+        make=explained_choice,
     )

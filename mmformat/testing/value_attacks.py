@@ -195,7 +195,9 @@ def _attributes() -> Iterator[Attack]:
         "dict-list-key": '{"$dict":[[[1],2]]}',
         "scalar": '{"$scalar":["object","AAAA"]}',
         "scalar-short": '{"$scalar":["int32","AAA="]}',
+        "scalar-bool": '{"$scalar":["bool","Ag=="]}',
         "number-big": "9007199254740993",
+        "number-long": "9" * 5000,
         "number-overflow": "1e999",
     }
     for name, text in values.items():

@@ -34,7 +34,7 @@ _ALIKE: Final = """
     dictionary-axes attributes-empty attributes-list attributes-more attributes-comment
     attributes-cut value-tensor value-int-number value-int-long value-bytes-space value-complex
     value-complex-int value-dict value-dict-list-key value-scalar-short value-float value-mixed
-    attributes-deeper field-text field-list shape-zero format-null
+    attributes-deeper field-text schema-v6 field-list shape-zero format-null
 """
 IN_TESTS_ALONE: Final = frozenset(_ALIKE.split())
 """Attacks much like one that is golden: they run in the tests, and keep the corpus small."""

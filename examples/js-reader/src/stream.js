@@ -4,9 +4,10 @@ import { refuse } from './errors.js';
 import { Table } from './flatbuffer.js';
 import { checkSchema, within } from './schema.js';
 
-// Numbers of Arrow's Message.fbs: the union `MessageHeader`, and V5 of `MetadataVersion`.
+// Numbers of Arrow's Message.fbs: the union `MessageHeader`, and versions of `MetadataVersion`.
 const SCHEMA = 1;
 const RECORD_BATCH = 3;
+const V4 = 3;
 const V5 = 4;
 
 /**
@@ -21,6 +22,8 @@ export function readStream(bytes, limits) {
   if (first?.uint8(1) !== SCHEMA || !first.has(2)) {
     refuse('no-schema', 'a schema first', first ? `message type ${first.uint8(1)}` : 'the end');
   }
+  const version = first.int16(0);
+  if (version !== V4 && version !== V5) refuse('schema', 'metadata version V4 or V5', `number ${version}`);
   checkSchema(first.table(2));
   if (stream.body(first).length) refuse('layout', 'a schema without a body', 'one');
   const batches = [];
