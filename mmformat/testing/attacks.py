@@ -141,7 +141,7 @@ def _other_schema(schema: Schema) -> bytes:
 
 
 def _of_other_schemas() -> Iterator[Attack]:
-    error = {"error": "SchemaError"}
+    error: dict[str, Any] = {"error": "SchemaError"}
     named = SCHEMA.metadata
     yield _attack(
         "no-version", "no-version", _other_schema(SCHEMA.remove_metadata()), "no key", **error
