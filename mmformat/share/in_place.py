@@ -53,8 +53,10 @@ def materialize_items(
     ArenaFullError, LimitError, MaterializeError, EncodeError
         As :func:`seal_in_place`; every slot is given back.
     """
+    from mmformat.media.materialize import check_arguments
     from mmformat.media.planning import plan_inputs
 
+    check_arguments(inputs, processor, fetcher)
     items = []
     request = plan_inputs(MultimodalInputs(request_data=inputs.request_data)).write()
     with ItemSlots(transport, timeout_s=timeout_s) as slots:

@@ -450,6 +450,15 @@ class TestInPlace:
         arena._transport.reserve(2**23).abandon()  # all of it can be had
 
 
+@pytest.mark.parametrize("wrong", [None, 5, [image], {}])
+@pytest.mark.parametrize("reuse", ["request", "items"])
+def test_what_is_no_request_is_refused(arena: mm.Arena, wrong: Any, reuse: Any) -> None:
+    with pytest.raises(mm.MaterializeError):
+        arena.materialize(wrong, reuse=reuse)
+    with pytest.raises(mm.EncodeError):
+        arena.put(wrong, reuse=reuse)
+
+
 def test_the_bound_is_what_it_says() -> None:
     assert 4 * 1176 * 4 < SHARED_FROM_NBYTES < NBYTES
 
