@@ -9,16 +9,18 @@ import socket
 import struct
 import threading
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 from mmformat.errors import TransportError
 from mmformat.share import Arena
 from mmformat.transport.shm import Handle
 
-__all__ = ["ReturnedHandles", "give_back"]
+__all__ = ["ReturnedHandles", "flush", "give_back"]
 
 _CREDENTIALS: Final = struct.Struct("3i")
-_MOST_NBYTES: Final = 512
+_LENGTH: Final = struct.Struct("<H")
+_MOST_NBYTES: Final = 2**15
 _LOG: Final = logging.getLogger("mmformat.vllm")
 
 
@@ -82,11 +84,12 @@ class ReturnedHandles:
             ]
             if users != [os.getuid()]:
                 continue
-            with contextlib.suppress(TransportError):  # a message that is no handle
-                handle = Handle.from_bytes(data)
-                if handle.name == self._arena.name:
-                    self._arena.revoke(handle)
-                    count += 1
+            for part in _unpacked(data):
+                with contextlib.suppress(TransportError):  # a message that is no handle
+                    handle = Handle.from_bytes(part)
+                    if handle.name == self._arena.name:
+                        self._arena.revoke(handle)
+                        count += 1
         return count
 
     def close(self) -> None:
@@ -99,8 +102,20 @@ class ReturnedHandles:
         self.close()
 
 
+def _unpacked(data: bytes) -> Iterator[bytes]:
+    position = 0
+    while position + _LENGTH.size <= len(data):
+        (length,) = _LENGTH.unpack_from(data, position)
+        position += _LENGTH.size
+        yield data[position : position + length]
+        position += length
+
+
 class _Outbox:
-    """Send without waiting; what the kernel has no room for goes with the next one."""
+    """Send without waiting; what the kernel has no room for goes with the next one.
+
+    It queues ten messages where nobody told it otherwise, so what waits goes in one.
+    """
 
     def __init__(self) -> None:
         self._left: deque[bytes] = deque()
@@ -108,6 +123,9 @@ class _Outbox:
 
     def send(self, handle: bytes) -> None:
         self._left.append(handle)
+        self.flush()
+
+    def flush(self) -> None:
         # A finalizer may run within itself; whoever holds the lock sends what it left.
         while self._left and self._mutex.acquire(blocking=False):
             try:
@@ -120,15 +138,30 @@ class _Outbox:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as out:
             out.setblocking(False)
             while self._left:
-                handle = self._left[0]
+                count, name, message = self._packed()
                 try:
-                    out.sendto(handle, _address(Handle.from_bytes(handle).name))
+                    out.sendto(message, _address(name))
                 except BlockingIOError:
                     return False
                 except OSError:
                     pass  # the producer is gone, and its arena with it
-                self._left.popleft()
+                for _ in range(count):
+                    self._left.popleft()
         return True
+
+    def _packed(self) -> tuple[int, str, bytes]:
+        name = Handle.from_bytes(self._left[0]).name
+        message = bytearray()
+        count = 0
+        for index in range(len(self._left)):  # a finalizer may append meanwhile
+            handle = self._left[index]
+            if len(message) + len(handle) > _MOST_NBYTES - _LENGTH.size:
+                break
+            if Handle.from_bytes(handle).name != name:
+                break
+            message += _LENGTH.pack(len(handle)) + handle
+            count += 1
+        return count, name, bytes(message)
 
 
 _OUTBOX: Final = _Outbox()
@@ -142,3 +175,8 @@ def give_back(handle: bytes) -> None:
     Only for a handle that was sent to no rank: its slot is used again at once.
     """
     _OUTBOX.send(handle)
+
+
+def flush() -> None:
+    """Send what there was no room for; the engine core calls it with each request that comes."""
+    _OUTBOX.flush()

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mmformat._extras import require
 from mmformat.adapters.vllm.restore import from_mmformat, inputs_module
-from mmformat.adapters.vllm.returns import ReturnedHandles
+from mmformat.adapters.vllm.returns import ReturnedHandles, flush
 from mmformat.adapters.vllm.shared import shared_item
 from mmformat.adapters.vllm.take import to_mmformat
 from mmformat.codec import decode, encode
@@ -139,6 +139,7 @@ def mm_decoder(kind: Any = None, *, limits: Limits | None = None, **options: Any
         if place is None:
             return original(obj)
         if isinstance(place, bytes):
+            flush()
             return shared_item(place, came_first=True)
         frames = _frames(decoder.aux_buffers, place)
         source: Any = frames if decoder.share_mem else bytearray().join(frames)

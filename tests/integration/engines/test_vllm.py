@@ -338,7 +338,9 @@ def test_only_a_handle_of_this_arena_and_of_this_user_is_taken_back() -> None:
         inside = arena.put(to_mmformat(picture(rows=3)))
         outside = other.put(to_mmformat(picture(rows=3)))
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stranger:
-            for data in (bytes(outside), b"", b"x" * 400, bytes(inside)[:-1]):
+            parts = (bytes(outside), bytes(inside)[:-1], b"x" * 400)
+            framed = [len(part).to_bytes(2, "little") + part for part in parts]
+            for data in (*framed, bytes(inside), b"", b"x" * 400):
                 stranger.sendto(data, b"\0mmformat-returns-" + arena.name.encode())
         assert returns.collect() == 0
         assert arena.stats().slots_granted == other.stats().slots_granted == 1
