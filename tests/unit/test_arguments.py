@@ -65,7 +65,7 @@ class Case(NamedTuple):
     keywords: Mapping[str, Any] = MappingProxyType({})
 
 
-ITEM = mm.MultimodalDataItem(modality="IMAGE", feature=np.ones((2, 3), np.float32))
+ITEM = mm.MultimodalDataItem(modality=mm.Modality.IMAGE, feature=np.ones((2, 3), np.float32))
 INPUTS = mm.MultimodalInputs(items=[ITEM])
 CODES = np.zeros((3, 4), np.uint8)
 TABLE = np.zeros((1, 4), np.float32)
