@@ -92,7 +92,7 @@ def test_device_memory_stays_flat() -> None:
     for _ in range(100):
         mm.decode(message, device="cuda")
     torch.cuda.synchronize()
-    assert torch.cuda.memory_allocated() == allocated
+    assert torch.cuda.memory_allocated() <= allocated  # what earlier tests left may go meanwhile
     assert torch.cuda.memory_reserved() <= 2 * reserved
 
 
