@@ -198,8 +198,8 @@ def _reasons(cells: dict[str, dict[str, Any]], result: dict[str, Any]) -> Iterat
     yield (
         f"* **One materialization is 1/{tp} of the original's CPU already**, which has {tp}. A "
         f"fifth of it asks ours to decode and to carry for {tp / 5:.1f} of what one rank takes "
-        f"to decode ({once_ms:.0f} ms): {ours}. Where ranks compete for cores the original pays more for "
-        "the same work; where each has its own, only codes, for which no float is computed, come "
-        "near."
+        f"to decode ({once_ms:.0f} ms): {ours}. Where ranks compete for cores the original pays "
+        "more for the same work; where each has its own, only codes, for which no float is "
+        "computed, come near."
     )
     yield ""
