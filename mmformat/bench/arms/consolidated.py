@@ -42,7 +42,8 @@ class TensorDictArm(Arm):
         """Map the file."""
         from tensordict import TensorDict
 
-        mapped = TensorDict.from_consolidated(bytes(frames[0]).decode())
+        mapping: Any = TensorDict.from_consolidated
+        mapped = mapping(bytes(frames[0]).decode())
         return inputs_of_named(dict(mapped.items()), bytes(frames[1]))
 
     def reclaim(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -71,6 +72,8 @@ class RayArm(Arm):
 
     def decode(self, frames: Frames) -> Any:
         """Join the cluster at the first message, and get the object."""
+        # A local cluster asks for this user's token; a driver that joins does so when told.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
         import ray
 
         if self._mailbox is None:
@@ -97,7 +100,7 @@ class RayArm(Arm):
         import ray
 
         if not ray.is_initialized():
-            ray.init(namespace=_NAME, log_to_driver=False, logging_level="error", **options)
+            ray.init(namespace=_NAME, log_to_driver=False, logging_level=logging.ERROR, **options)
 
 
 @contextmanager

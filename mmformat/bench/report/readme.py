@@ -64,7 +64,11 @@ def first_screen(results: Sequence[dict[str, Any]], *, picture: str) -> str:
         When a result that the numbers are made from is missing.
     """
     fanout = _fanout(results)
-    images = [result for result in results if result["settings"].get("payload") == "image"]
+    images = [
+        result
+        for result in results
+        if result["settings"].get("payload") == "image" and _machine(result) == _machine(fanout)
+    ]
     strategies = _newest(images, "strategies")
     numbers = (
         _image(fanout),
@@ -73,9 +77,9 @@ def first_screen(results: Sequence[dict[str, Any]], *, picture: str) -> str:
         _losing(fanout, results),
     )
     how = (
-        f"{_machine(fanout)}. Medians of committed raw samples, made by `benchmarks/run.sh`; on "
-        "your machine: `mmformat bench --quick`. Every table, with the cells that we lose first, "
-        "is in [docs/benchmarks.md](docs/benchmarks.md)."
+        f"{_machine(fanout)}, {fanout['environment']['time_utc'][:10]}. Medians of committed raw "
+        "samples, made by `benchmarks/run.sh`; on your machine: `mmformat bench --quick`. Every "
+        "table, with the cells that we lose first, is in [docs/benchmarks.md](docs/benchmarks.md)."
     )
     lines = [f"![Milliseconds until the last of four ranks has read every page]({picture})", ""]
     for number in numbers:
@@ -138,7 +142,11 @@ def _losing(fanout: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
         f"**{max(ours, frames) / min(ours, frames):.1f} times {word} at 0.6 MB** ({ours:.1f} ms, "
         f"msgspec with frames {frames:.1f})"
     )
-    growth = [result for result in results if result["scenario"] == "growth"]
+    growth = [
+        result
+        for result in results
+        if result["scenario"] == "growth" and _machine(result) == _machine(fanout)
+    ]
     found = knees(growth[-1]) if growth else {}
     if not found:
         return f"{told}: small requests are not what this is for."
@@ -152,7 +160,7 @@ def _losing(fanout: dict[str, Any], results: Sequence[dict[str, Any]]) -> str:
 def _machine(result: dict[str, Any]) -> str:
     found = result["environment"]
     cores, gibibytes = found["cores_usable"], found["memory_nbytes"] / 2**30
-    return f"{found['cpu']}, {cores} cores, {gibibytes:.0f} GiB, {found['time_utc'][:10]}"
+    return f"{found['cpu']}, {cores} cores, {gibibytes:.0f} GiB"
 
 
 def _ms(result: dict[str, Any], payload: str, arm: str) -> float:
