@@ -42,6 +42,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--turn-seconds", type=int, default=180)
+    parser.add_argument("--once", action="store_true", help="each target once, and no longer")
     parser.add_argument("--targets", nargs="*", default=TURNS)
     parser.add_argument("--folder", type=Path, default=Path(".fuzz"))
     options = parser.parse_args()
@@ -53,25 +54,28 @@ def main() -> int:
     (options.folder / "campaign.pid").write_text(str(os.getpid()))
     signal.signal(signal.SIGTERM, _stop)
     end_s = time.monotonic() + 60 * options.minutes
-    turns: Iterator[str] = itertools.cycle(options.targets)
+    names = dict.fromkeys(options.targets) if options.once else itertools.cycle(options.targets)
+    turns: Iterator[str] = iter(names)
+    target = next(turns)
+    failed = 0
     while True:
         for process in [process for process in _running if process.poll() is not None]:
             _running.remove(process)
             if process.returncode:
+                failed += 1
                 print(f"{process.args[3]} ended with {process.returncode}", flush=True)
                 time.sleep(5)  # one that cannot even start is not started again at once
         left = int(end_s - time.monotonic())
-        if left <= 0 and not _running:
+        if (left <= 0 or not target) and not _running:
             break
-        while left > 0 and len(_running) < options.workers:
-            target = next(turns)
-            while any(target in process.args for process in _running):
-                target = next(turns)
-            _running.append(_start(target, options, min(left, options.turn_seconds)))
+        while target and left > 0 and len(_running) < options.workers:
+            if not any(target in process.args for process in _running):
+                _running.append(_start(target, options, min(left, options.turn_seconds)))
+            target = next(turns, "")
         time.sleep(0.5)
     findings = sorted(path.name for path in (options.folder / "findings").glob("*"))
     print(f"{len(findings)} files in {options.folder / 'findings'}", *findings)
-    return int(bool(findings))
+    return int(bool(findings or failed))
 
 
 if __name__ == "__main__":
