@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,7 +102,10 @@ class RayArm(Arm):
         import ray
 
         if not ray.is_initialized():
+            handler = signal.getsignal(signal.SIGTERM)
             ray.init(namespace=_NAME, log_to_driver=False, logging_level=logging.ERROR, **options)
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, handler)  # Ray's own outlives its cluster
 
 
 @contextmanager
