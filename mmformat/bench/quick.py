@@ -97,8 +97,8 @@ _PLAN: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
         "fanout",
         {
             "payloads": ("image-small", "image"),
-            "arms": ("mmformat-arena", "pickle5-oob", "msgspec-oob", "memcpy"),
-            "readers": 2,
+            "arms": ("mmformat-arena", "msgspec-oob", "memcpy"),
+            "readers": 4,
             "rounds": 7,
         },
     ),

@@ -134,7 +134,7 @@ def test_the_knee_is_measured_with_real_readers() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)  # twelve processes import torch
+@pytest.mark.timeout(600)  # fifteen processes import torch
 def test_quick_is_one_screen_with_a_plot(tmp_path: Path) -> None:
     path, picture = tmp_path / "quick.json", tmp_path / "quick.png"
     result = _bench("--quick", "--json", path, "--plot", picture, timeout_s=580)
