@@ -38,6 +38,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning"),
 ]
 
+ENDS_S = 200.0
+"""vLLM's interpreters take long to end on a machine that does much else."""
+
 DTYPES = [torch.float32, torch.bfloat16, torch.uint8, torch.int64, torch.bool]
 KEYS = ["pixel_values", "image_grid_thw", "image_embeds", "input_features", "second_per_grid_ts"]
 
@@ -231,7 +234,7 @@ def test_a_handle_crosses_the_engine_to_every_worker() -> None:
         for queue in queues:
             queue.put(None)
         for worker in workers:
-            worker.join(20)
+            worker.join(ENDS_S)
             assert worker.exitcode == 0
 
 
@@ -325,7 +328,7 @@ def test_no_way_that_a_request_ends_holds_its_slot() -> None:
     for queue in (tasks, *orders):
         queue.put(None)
     for process in processes:
-        process.join(20)
+        process.join(ENDS_S)
         assert process.exitcode == 0
 
 
@@ -350,6 +353,19 @@ def test_only_a_handle_of_this_arena_and_of_this_user_is_taken_back() -> None:
         assert arena.stats().slots_granted == 0
         returns.close()
         give_back(bytes(outside))  # nobody listens: nothing happens
+
+
+@pytest.mark.parametrize("trusts", [False, True])
+def test_equal_identifiers_are_copied_once_where_hashes_are_trusted(trusts: bool) -> None:
+    with mm.Arena.create(nbytes=2**24, readers=1) as arena:
+        encoder = mm_encoder(arena=arena, trusts_hashes=trusts)
+        handles = []
+        for _ in range(2):
+            frames = encoder.encode(request(picture()))
+            engine = module("vllm.v1.engine").EngineCoreRequest
+            handles.append(mm_decoder(engine).decode(frames).mm_features[0].data.handle)
+        assert (handles[0] != handles[1], arena.stats().hits) == (True, int(trusts))
+        encoder.returns.close()
 
 
 def test_what_does_not_fit_goes_the_engines_own_way() -> None:
