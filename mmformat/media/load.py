@@ -118,11 +118,16 @@ class OpenedImage:
 
         Notes
         -----
-        **Cost**: a PNG that says nothing of its orientation before its pixels is decoded here.
+        **Cost**: a PNG that says nothing of its orientation before its pixels is decoded here, and
+        so is a TIFF that lies on its side.
         """
-        width, height = self._image.size
         with _readable(self._source, self._path):
             turned = self._image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            if turned and self._image.format == "TIFF":
+                # Pillow turns these by itself, and its versions differ in when the size says so.
+                self._image.load()
+                turned = self._image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+        width, height = self._image.size
         return (width, height) if turned else (height, width)
 
     @property

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 
+from mmformat.errors import MaterializeError
 from mmformat.media.fetch import Fetcher
 from mmformat.media.load import OpenedImage, open_image
 from mmformat.media.materialize import (
@@ -38,6 +39,7 @@ class PlannedImage(Outcome):
     """An image whose header was read; its feature looks at memory that is still to be written."""
 
     opened: OpenedImage
+    size: tuple[int, int]
     processor: Any
     plan: Any
     path: str
@@ -51,7 +53,14 @@ class PlannedImage(Outcome):
     def write(self) -> None:
         """Decode the image, process it into its place, and let the pixels go."""
         with Wrapped(self.path):
-            self.processor(self.opened.load(), out=self.out)
+            image = self.opened.load()
+            if (image.height, image.width) != self.size:
+                # Of as many bytes in another arrangement nothing else would tell.
+                raise MaterializeError(
+                    f"expected {self.size[0]} x {self.size[1]} pixels as the header said, "
+                    f"got {image.height} x {image.width}"
+                )
+            self.processor(image, out=self.out)
             self.opened.close()
         if isinstance(self.out, np.ndarray):
             self.out.flags.writeable = False  # it may be other processes' by now
@@ -140,7 +149,8 @@ class PlannedInputs:
             with Wrapped(where):
                 opened = open_image(source, fetcher=fetcher, path=where)
                 try:
-                    made = plans(*opened.size, channels=opened.channels)
+                    size = opened.size
+                    made = plans(*size, channels=opened.channels)
                 except BaseException:
                     opened.close()
                     raise
@@ -148,6 +158,7 @@ class PlannedInputs:
                 feature=None,
                 model_specific_data=made.model_specific_data,
                 opened=opened,
+                size=size,
                 processor=chosen,
                 plan=made,
                 path=where,

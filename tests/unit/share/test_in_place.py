@@ -60,10 +60,13 @@ def sources(photos: dict[str, Path]) -> list[Any]:
     Image.open(photos["coffee-600x400.jpg"]).save(turned, "JPEG", exif=exif)
     late = io.BytesIO()
     Image.open(photos["coffee-600x400.jpg"]).save(late, "PNG", exif=exif)
+    tiff = io.BytesIO()  # Pillow says the size of one that is turned already
+    Image.open(photos["coffee-600x400.jpg"]).save(tiff, "TIFF", exif=exif)
     return [
         photos["hubble-1000x872.jpg"],
         turned.getvalue(),
         late.getvalue(),
+        tiff.getvalue(),
         np.random.default_rng(3).integers(0, 256, (90, 70, 4), np.uint8),
         Image.open(photos["coffee-600x400.jpg"]).convert("P"),
     ]
