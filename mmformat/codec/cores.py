@@ -50,10 +50,15 @@ def on_all_cores(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
         threading.Thread(target=run, name=f"mmformat-codec-{number}", daemon=True)
         for number in range(1, min(core_count(), len(parts), MOST_THREADS))
     ]
+    begun = []
     for thread in threads:
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:
+            break  # no more threads are to be had, or the interpreter ends: those there are do it
+        begun.append(thread)
     run()
-    for thread in threads:
+    for thread in begun:
         thread.join()
     if errors:
         raise errors[0]

@@ -269,3 +269,22 @@ def test_an_error_of_any_core_comes_out_and_ends_the_work() -> None:
     with pytest.raises(ModelError, match="five"):
         on_all_cores(work, range(100_000))
     assert len(done) < 100_000 - 1
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_where_no_thread_can_start_the_caller_does_all(
+    monkeypatch: pytest.MonkeyPatch, started: int
+) -> None:
+    """A container's bound on processes, or an interpreter that is ending."""
+    start = threading.Thread.start
+    left = [started]
+
+    def few(thread: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr("mmformat.codec.cores.core_count", lambda: 4)
+    monkeypatch.setattr(threading.Thread, "start", few)
+    assert on_all_cores(lambda part: part * part, range(100)) == [part**2 for part in range(100)]
