@@ -24,6 +24,7 @@ from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
 from mmformat.share.arguments import check_timeout
 from mmformat.share.dataset_index import SUFFIX, DatasetIndex, Entry
+from mmformat.share.journal import open_new
 
 __all__ = ["Dataset", "DatasetFinding", "open_dataset"]
 
@@ -268,8 +269,9 @@ class Dataset:
             if known is not None and self._index.exists(known):
                 self._take(known)
                 return name
+            beside: dict[Any, Any] = {}
             for item in inputs.items:
-                self._check_identity(item)
+                self._check_identity(item, beside)
             self._take(self._write(message, name, inputs, log))
         return name
 
@@ -334,15 +336,17 @@ class Dataset:
                 f"{entry.name}: {error.reason}", path=error.path, hint=error.hint, code=error.code
             ) from error
 
-    def _check_identity(self, item: MultimodalDataItem) -> None:
-        if item.identity is None or item.identity not in self._places:
+    def _check_identity(self, item: MultimodalDataItem, beside: dict[Any, Any]) -> None:
+        name, there = "the same message", beside.setdefault(item.identity, item)
+        if item.identity is None or (there is item and item.identity not in self._places):
             return
-        number, at = self._places[item.identity]
-        name = self._entries[number].name
-        try:
-            there = decode(self.folder / name, limits=self._limits, expand=False).items[at]
-        except (DecodeError, IndexError):
-            return  # nobody has it any more
+        if there is item:
+            number, at = self._places[item.identity]
+            name = self._entries[number].name
+            try:
+                there = decode(self.folder / name, limits=self._limits, expand=False).items[at]
+            except (DecodeError, IndexError):
+                return  # nobody has it any more
         if identity_of(replace(there, identity=None)) != identity_of(replace(item, identity=None)):
             raise ModelError(
                 f"expected the content that {name} has for the identity {item.identity}, got "
@@ -356,10 +360,7 @@ class Dataset:
     ) -> Entry:
         partial, target = self.folder / _PARTIAL, self.folder / name
         try:
-            descriptor = os.open(
-                partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
-            )
-            with os.fdopen(descriptor, "wb") as file:
+            with os.fdopen(open_new(partial), "wb") as file:
                 for frame in message:
                     file.write(frame)
                 file.flush()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from mmformat.codec.describe import describe
 from mmformat.errors import MMFormatError, TransportError, TransportTimeoutError
 from mmformat.model.limits import Limits
+from mmformat.share.journal import open_new
 
 __all__ = ["LOG", "SUFFIX", "DatasetIndex", "Entry"]
 
@@ -22,6 +24,8 @@ LOG: Final = ".mmformat-dataset.jsonl"
 """The name of the log: a line a message, written before the message has its name."""
 
 _WASTE: Final = 1000
+_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE: Final = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Entry(NamedTuple):
@@ -74,8 +78,11 @@ class DatasetIndex:
     def catch_up(self) -> list[Entry]:
         """Return what was written to the log since it was last read."""
         try:
-            with (self.folder / LOG).open("rb") as file:
+            # Whatever is there in its place is not waited for.
+            with os.fdopen(os.open(self.folder / LOG, _READ), "rb") as file:
                 status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    return []
                 if status.st_ino != self._inode or status.st_size < self._offset:
                     self._inode, self._offset, self._lines = status.st_ino, 0, 0
                 file.seek(self._offset)
@@ -140,7 +147,9 @@ class DatasetIndex:
 
     def _rewrite(self) -> None:
         partial = self.folder / f"{LOG}.partial"
-        partial.write_bytes(b"".join(map(_line, self.known.values())))
+        with os.fdopen(open_new(partial), "wb") as file:
+            file.write(b"".join(map(_line, self.known.values())))
+            os.fchmod(file.fileno(), stat.S_IMODE((self.folder / LOG).stat().st_mode))
         partial.replace(self.folder / LOG)
 
     @contextmanager
@@ -157,9 +166,7 @@ class DatasetIndex:
         end_s = time.monotonic() + timeout_s
         while True:
             try:
-                descriptor = os.open(
-                    self.folder / LOG, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-                )
+                descriptor = os.open(self.folder / LOG, _WRITE, 0o600)
             except OSError as error:
                 raise TransportError(f"expected to write to {self.folder}, got: {error}") from error
             try:
@@ -253,5 +260,11 @@ def _parsed(line: bytes) -> Entry | None:
         return None
     if type(entry.nbytes) is not int or type(entry.mtime_ns) is not int:
         return None
-    path = PurePosixPath(entry.name)
-    return None if path.is_absolute() or ".." in path.parts else entry
+    # As a scan finds them: below the folder, nothing hidden, and a name that a file can have.
+    parts = entry.name.split("/")
+    if not entry.name.endswith(SUFFIX) or any(not part or part.startswith(".") for part in parts):
+        return None
+    try:
+        return None if b"\0" in os.fsencode(entry.name) else entry
+    except ValueError:
+        return None

@@ -13,12 +13,24 @@ from typing import Any, Final
 from mmformat.errors import TransportError
 from mmformat.model.message import EncodedMessage
 
-__all__ = ["JOURNAL", "Journal", "write_message"]
+__all__ = ["JOURNAL", "Journal", "open_new", "write_message"]
 
 JOURNAL: Final = ".mmformat-convert.jsonl"
 """The name of the file in the destination; one line a source."""
 
 _TOGETHER: Final = 256
+
+
+def open_new(path: Path) -> int:
+    """Open a file that is new and its owner's alone: a link in its place is not followed.
+
+    Raises
+    ------
+    OSError
+        When it cannot be made.
+    """
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def write_message(message: EncodedMessage, path: Path) -> None:
@@ -33,8 +45,7 @@ def write_message(message: EncodedMessage, path: Path) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(open_new(partial), "wb") as file:
             for frame in message:
                 file.write(frame)
         partial.replace(path)

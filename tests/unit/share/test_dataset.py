@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import re
@@ -327,3 +328,61 @@ def test_dictionaries_come_unexpanded_when_asked(tmp_path: Path) -> None:
     plain, packed = mm.open_dataset(tmp_path), mm.open_dataset(tmp_path, expand=False)
     assert isinstance(packed[0].items[0].feature, mm.DictionaryTensor)
     np.testing.assert_array_equal(plain[0].items[0].feature, table[0][codes])
+
+
+@pytest.mark.parametrize(
+    "name", ["a\0b.arrows", "\ud800.arrows", ".", ".hidden.arrows", "a/../b.arrows", "/b.arrows"]
+)
+def test_a_name_in_the_log_that_no_scan_finds_is_no_line_of_ours(
+    dataset: mm.Dataset, name: str
+) -> None:
+    (dataset.folder / ".hidden.arrows").write_bytes(b"1")
+    status = (dataset.folder / (".hidden.arrows" if "hidden" in name else ".")).stat()
+    entry = {
+        "name": name,
+        "nbytes": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "identities": [],
+    }
+    with (dataset.folder / LOG).open("a") as file:
+        file.write(json.dumps(entry) + "\n")
+    dataset.add(inputs(99))
+    assert len(dataset) == 6
+    assert name not in dataset.names
+
+
+def test_a_link_where_a_file_is_made_is_not_followed(
+    dataset: mm.Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    victim = tmp_path_factory.mktemp("elsewhere") / "victim"
+    victim.write_bytes(b"precious")
+    log = dataset.folder / LOG
+    (dataset.folder / ".mmformat-dataset.partial").symlink_to(victim)
+    (dataset.folder / f"{LOG}.partial").symlink_to(victim)
+    added = dataset.folder / dataset.add(inputs(99))
+    log.write_bytes(log.read_bytes() * 400)
+    mm.open_dataset(dataset.folder)
+    assert len(log.read_bytes().splitlines()) == 6, "it was written anew"
+    assert not added.is_symlink() and not log.is_symlink()
+    assert log.stat().st_mode & 0o777 == 0o600
+    log.unlink()
+    log.symlink_to(victim)
+    with pytest.raises(mm.TransportError):
+        dataset.add(inputs(100))
+    assert victim.read_bytes() == b"precious"
+
+
+def test_a_pipe_where_the_log_is_is_not_waited_for(dataset: mm.Dataset) -> None:
+    (dataset.folder / LOG).unlink()
+    os.mkfifo(dataset.folder / LOG)
+    assert len(mm.open_dataset(dataset.folder)) == 5
+
+
+def test_an_identity_never_stands_for_two_contents_of_one_message(dataset: mm.Dataset) -> None:
+    one, other = (replace(inputs(at).items[0], identity="new") for at in (77, 78))
+    with pytest.raises(mm.ModelError) as caught:
+        dataset.add(mm.MultimodalInputs(items=[one, other]))
+    assert caught.value.code == "identity-taken"
+    assert len(dataset) == 5
+    dataset.add(mm.MultimodalInputs(items=[one, one, replace(one, offsets=[(3, 9)])]))
+    assert len(dataset) == 6
