@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from mmformat.codec.decode import Library
@@ -14,7 +15,7 @@ from mmformat.placement.lane import Lane
 from mmformat.share.decoding import decode
 from mmformat.share.index import composed, unpack_index
 from mmformat.share.pending import JoinedInputs, PendingInputs, staged
-from mmformat.transport.shm import Handle, ShmReader
+from mmformat.transport.shm import Handle, Hold, ShmReader
 
 if TYPE_CHECKING:
     import torch
@@ -45,9 +46,9 @@ def get_composed(
     mapping = transport.map(handle)
     entries, message = unpack_index(memoryview(mapping), handle)
     # Every slot is held before any is decoded, by a value that each of the mappings keeps.
-    holds = [transport.hold(handle), *(transport.hold(entry.handle) for entry in entries)]
+    holds = _held(transport, [handle, *(entry.handle for entry in entries)])
     mapping.keep(holds)
-    bounds = Limits() if limits is None else limits
+    bounds = Limits.of(limits)
     bounds.check("message_nbytes", len(message) + sum(entry.handle.nbytes for entry in entries))
     inputs = decode(message, limits=bounds, library=library, expand=expand)
     contents = {}
@@ -93,7 +94,9 @@ def fetch_composed(
         )
     mapping = transport.map(handle)
     entries, message = unpack_index(memoryview(mapping), handle)
-    holds = [transport.hold(entry.handle) for entry in entries]
+    holds = _held(transport, [entry.handle for entry in entries])
+    nbytes = len(message) + sum(entry.handle.nbytes for entry in entries)
+    Limits.of(limits).check("message_nbytes", nbytes)
     request = staged(EncodedMessage([message]), lane=lane, limits=limits, expand=expand, out=None)
     parts = {number: fetch(item) for number, item in entries}
     del holds
@@ -119,5 +122,31 @@ def release_composed(transport: ShmReader, handle: Handle) -> None:
         transport.release(handle)  # says nothing when this rank released it before
         return
     entries, _ = unpack_index(memoryview(mapping), handle)
-    for entry in entries:
-        transport.release(entry.handle)
+    for at, entry in enumerate(entries):
+        try:
+            transport.release(entry.handle)
+        except StaleHandleError:
+            for left in entries[at + 1 :]:
+                with suppress(StaleHandleError):
+                    transport.release(left.handle)
+            raise
+
+
+def _held(transport: ShmReader, handles: Sequence[Handle]) -> list[Hold]:
+    """Hold all slots, or none of them.
+
+    A rank that came back between two grants has some of the slots and not the others: it lets go
+    of those that it has, for nobody will ask it to again.
+    """
+    holds: list[Hold] = []
+    for at, handle in enumerate(handles):
+        try:
+            holds.append(transport.hold(handle))
+        except StaleHandleError:
+            for left in handles[at + 1 :]:
+                with suppress(StaleHandleError):
+                    holds.append(transport.hold(left))
+            for hold in holds:
+                hold.release()
+            raise
+    return holds

@@ -481,7 +481,7 @@ class TestToADevice:
             handle,
             lane=None,  # type: ignore[arg-type]
             fetch=options.pop("fetch", fetch),
-            limits=None,
+            limits=options.pop("limits", None),
             expand=True,
             out=options.pop("out", None),
         )
@@ -524,6 +524,15 @@ class TestToADevice:
         gc.collect()
         assert granted(arena) == 0
 
+    def test_limits_are_of_the_whole_request(
+        self, arena: mm.Arena, ranks: list[mm.ArenaReader], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        handle = arena.put(request_of(image(1), image(2)), reuse="items")
+        with pytest.raises(mm.LimitError):
+            self.fetch(
+                ranks[0], handle, monkeypatch, limits=mm.Limits(message_nbytes=NBYTES * 3 // 2)
+            )
+
     def test_a_destination_is_for_one_slot(
         self, arena: mm.Arena, ranks: list[mm.ArenaReader], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -555,4 +564,34 @@ def test_a_rank_that_came_back_between_two_grants_gets_an_error_and_holds_nothin
     assert torch.equal(ranks[1].get(handle).items[0].feature, image(1).feature)
     gc.collect()
     assert granted(arena) == 0
+    back[0].close()
+
+
+@pytest.mark.parametrize("way", ["get", "release", "fetch"])
+def test_a_rank_that_came_back_between_two_items_lets_go_of_the_later_ones(
+    arena: mm.Arena, ranks: list[mm.ArenaReader], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    ranks[0].close()
+    arena.reap()
+    back: list[mm.ArenaReader] = []
+    add = ItemSlots.add
+
+    def late(self: ItemSlots, *given: Any) -> None:
+        add(self, *given)
+        if not back:
+            back.append(mm.Arena.attach(arena.name, reader=0))
+
+    monkeypatch.setattr(ItemSlots, "add", late)
+    handle = arena.put(request_of(image(1), image(2), image(3)), reuse="items")
+    ranks[1].release(handle)
+    gc.disable()  # nor are they held until the collector comes
+    try:
+        with pytest.raises(mm.StaleHandleError):
+            if way == "fetch":
+                TestToADevice().fetch(back[0], handle, monkeypatch)
+            else:
+                getattr(back[0], way)(handle)
+        assert granted(arena) == 0
+    finally:
+        gc.enable()
     back[0].close()
