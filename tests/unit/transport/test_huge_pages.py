@@ -7,9 +7,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from mmformat.transport.shm.huge_pages import HUGE_NBYTES, gather_pages
+from mmformat.measure import minor_faults
+from mmformat.transport.shm.huge_pages import HUGE_NBYTES, gather_pages, room_for
 
 
 def huge_nbytes() -> int:
@@ -60,3 +62,44 @@ def test_no_address_space_is_left_behind() -> None:
         assert "mmf-test" not in Path("/proc/self/maps").read_text()
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("offset", [0, 4096, 3 * 4096 + HUGE_NBYTES])
+def test_a_private_mapping_lies_as_its_file_does_and_takes_a_fault_for_each_huge_page(
+    offset: int,
+) -> None:
+    """One fault for each 2 MiB, where the kernel has gathered them."""
+    nbytes = 12 * HUGE_NBYTES
+    fd = os.memfd_create("mmf-test")
+    try:
+        os.ftruncate(fd, offset + nbytes)
+        with mmap.mmap(fd, offset + nbytes) as shared:
+            shared[:] = os.urandom(4096) * ((offset + nbytes) // 4096)
+        gathered = gather_pages(fd, offset + nbytes)
+        with room_for(nbytes, offset):
+            mapping = mmap.mmap(
+                fd, nbytes, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE, offset=offset
+            )
+        with mapping:
+            values = np.frombuffer(mapping, np.uint8)
+            # Another thread may have taken the room; there is none here.
+            assert (values.ctypes.data - offset) % HUGE_NBYTES == 0
+            before = minor_faults()
+            values[::4096].sum()
+            if gathered > nbytes:
+                assert minor_faults() - before < nbytes // 4096 // 16  # what fault-around takes
+            mapping[:1] = bytes([values[0] ^ 1])  # private still: the file keeps its own
+            assert os.pread(fd, 1, offset) != mapping[:1]
+            del values
+    finally:
+        os.close(fd)
+
+
+def test_room_is_given_back_whether_it_was_used_or_not() -> None:
+    before = len(Path("/proc/self/maps").read_text().splitlines())
+    for _ in range(20):
+        with room_for(8 * HUGE_NBYTES, 4096):
+            pass
+        with pytest.raises(ZeroDivisionError), room_for(8 * HUGE_NBYTES, 0):
+            raise ZeroDivisionError
+    assert len(Path("/proc/self/maps").read_text().splitlines()) <= before + 2
