@@ -42,8 +42,8 @@ floors: $(VENV)/.stamp-dev  ## what may import what
 rooms: $(VENV)/.stamp-dev  ## write the list of modules into docs/ARCHITECTURE.md
 	@$(BIN)/python tests/architecture/tree.py --write
 
-bench: $(VENV)/.stamp-rivals  ## mmformat bench: codec, fan-out and rivals on this machine
-	@$(BIN)/mmformat bench $(ARGS)
+bench: $(VENV)/.stamp-rivals  ## where we stand on this machine, in a minute (ARGS="fanout --payload image" for one scenario)
+	@$(BIN)/mmformat bench $(or $(ARGS),--quick)
 
 counts: $(VENV)/.stamp-dev  ## copies, memory and calls of each operation beside the committed ones
 	@$(BIN)/mmformat bench counts --compare benchmarks/results/counts.json $(ARGS)
@@ -81,7 +81,7 @@ browser:  ## what the tests of the inspect page need: Debian's chromium (as root
 	  npm --prefix tests/integration/axe ci --ignore-scripts --no-audit --no-fund; \
 	fi
 
-ci: test lint types floors  ## all that .ci/run checks, without the demo
+ci: test lint types floors  ## what every change must pass; .ci/run adds counts, demo, fuzz, js and audit
 
 lock: | $(BIN)/python  ## write requirements.lock: constraints.txt with the hash of every file
 	@$(BIN)/python -m venv .venv-lock

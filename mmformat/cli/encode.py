@@ -110,8 +110,9 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             }
         )
     else:
+        counted = f"{len(items)} item" + ("" if len(items) == 1 else "s")
         output.note(
-            f"{arguments.output}: {len(items)} items, {megabytes(described.tensor_nbytes)} of "
+            f"{arguments.output}: {counted}, {megabytes(described.tensor_nbytes)} of "
             f"tensors in {megabytes(message.nbytes)}"
         )
     return 0

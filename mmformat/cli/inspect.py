@@ -85,7 +85,8 @@ def _draw(arguments: argparse.Namespace, output: Output) -> int:
     try:
         nbytes = Path(target).write_bytes(page.encode())
     except OSError as error:
-        raise MMFormatError(f"expected to write {target}, got: {error}") from error
+        reason = error.strerror or error
+        raise MMFormatError(f"expected to write {target}, got: {reason}") from error
     if output.wants_json:
         output.json({"path": str(path), "html": target, "nbytes": nbytes})
     else:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final, Protocol, TextIO
 
 from mmformat._extras import require
-from mmformat.errors import MMFormatError
+from mmformat.errors import MissingExtraError, MMFormatError
 from mmformat.model.shown import megabytes, printable
 
 __all__ = ["Output", "Progress", "megabytes", "printable"]
@@ -70,14 +70,13 @@ class Output:
         title: str | None = None,
         right: Sequence[str] = (),
     ) -> None:
-        """Print a table; the columns named in ``right`` are aligned to the right.
-
-        Raises
-        ------
-        MissingExtraError
-            When rich is not installed; ``--json`` does without it.
-        """
-        box = require("rich.box", extra="cli")
+        """Print a table, plain where rich is missing; columns of ``right`` are aligned there."""
+        try:
+            box = require("rich.box", extra="cli")
+        except MissingExtraError:
+            # Work of an hour is not lost for want of a frame around what it found.
+            _print_plainly(columns, rows, title=title, right=right)
+            return
         table = require("rich.table", extra="cli").Table(
             title=title,
             title_justify="left",
@@ -109,17 +108,11 @@ class Output:
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
-        """Show a bar on stderr where that is a terminal; elsewhere show nothing.
-
-        Raises
-        ------
-        MissingExtraError
-            When stderr is a terminal and rich is not installed.
-        """
-        if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        """Show a bar on stderr where that is a terminal and rich is there; else show nothing."""
+        module = _progress_module()
+        if module is None:
             yield lambda text, done: None
             return
-        module = require("rich.progress", extra="cli")
         with module.Progress(
             module.SpinnerColumn(),
             module.TextColumn("{task.description}", markup=False),
@@ -130,6 +123,34 @@ class Output:
         ) as bar:
             task = bar.add_task(title, total=1.0)
             yield lambda text, done: bar.update(task, description=printable(text), completed=done)
+
+
+def _progress_module() -> Any:
+    if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
+        return None
+    try:
+        return require("rich.progress", extra="cli")
+    except MissingExtraError:
+        return None
+
+
+def _print_plainly(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    title: str | None,
+    right: Sequence[str],
+) -> None:
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    if title:
+        print(title)
+    for row in ([*columns], ["-" * width for width in widths], *cells):
+        aligned = (
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for cell, width, name in zip(row, widths, columns, strict=True)
+        )
+        print("  ".join(aligned).rstrip())
 
 
 def _has_colour(stream: TextIO) -> bool:

@@ -115,7 +115,8 @@ class EncodedMessage:
         except OSError as error:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
-            raise TransportError(f"expected to write {target}, got: {error}") from error
+            reason = error.strerror or error  # without the name of the temporary file
+            raise TransportError(f"expected to write {target}, got: {reason}") from error
 
 
 _FRAMES: Final = frozenset({bytes, type(buffer_of(b""))})
