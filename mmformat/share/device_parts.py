@@ -39,16 +39,21 @@ def copy_parts(
         With code ``peer-copy`` when CUDA refuses.
     """
     stream = torch.cuda.current_stream(device)
-    with torch.cuda.device(device):
-        for at, address, nbytes in writes:
-            words = words_of(
-                library().cudaMemcpyAsync(
-                    target + at, address, nbytes, ANY_TO_ANY, stream.cuda_stream
+    try:
+        with torch.cuda.device(device):
+            for at, address, nbytes in writes:
+                words = words_of(
+                    library().cudaMemcpyAsync(
+                        target + at, address, nbytes, ANY_TO_ANY, stream.cuda_stream
+                    )
                 )
-            )
-            if words is not None:
-                raise TransportError(f"expected to copy a tensor, got {words}", code="peer-copy")
-    stream.synchronize()
+                if words is not None:
+                    raise TransportError(
+                        f"expected to copy a tensor, got {words}", code="peer-copy"
+                    )
+    finally:
+        # After an error as well: the copies before it still write where another may write next.
+        stream.synchronize()
 
 
 class Plan:

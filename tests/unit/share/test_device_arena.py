@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import mmformat as mm
-from mmformat.share import device_arena, device_pool
+from mmformat.share import device_arena, device_parts, device_pool
 from mmformat.share.device_arena import DeviceArena, DeviceArenaReader
 from mmformat.transport.shm import Handle
 from tests.gpu.inputs import make_inputs
@@ -127,3 +129,24 @@ def test_a_wrong_device_is_no_reason_for_the_host() -> None:
     with pytest.raises(mm.PlacementError) as raised:
         DeviceArena(nbytes=2**24, readers=1, device="meta")
     assert raised.value.code == "device"
+
+
+def test_copies_that_were_begun_are_waited_for_when_a_later_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the slot is given back, and they write into whatever comes next."""
+    events: list[str] = []
+
+    def copy(*_: object) -> int:
+        events.append("copy")
+        return len(events) - 1  # the second is refused
+
+    stream = SimpleNamespace(cuda_stream=0, synchronize=lambda: events.append("waited"))
+    monkeypatch.setattr(device_parts.torch.cuda, "current_stream", lambda device: stream)
+    monkeypatch.setattr(device_parts.torch.cuda, "device", lambda device: nullcontext())
+    monkeypatch.setattr(device_parts, "library", lambda: SimpleNamespace(cudaMemcpyAsync=copy))
+    monkeypatch.setattr(device_parts, "words_of", lambda status: "no" if status else None)
+    with pytest.raises(mm.TransportError) as caught:
+        device_parts.copy_parts([(0, 1, 2)] * 3, 64, device=torch.device("cpu"))
+    assert caught.value.code == "peer-copy"
+    assert events == ["copy", "copy", "waited"]
