@@ -17,7 +17,7 @@ from mmformat.codec.lz4 import has_library, unpack_frame
 from mmformat.codec.rows import DICTIONARY, Bytes, Place, Row
 from mmformat.codec.schema import ALIGNMENT
 from mmformat.codec.spans import Spans
-from mmformat.errors import DecodeError, IntegrityError, TruncatedError
+from mmformat.errors import DecodeError, IntegrityError, ModelError, TruncatedError
 
 __all__ = [
     "Allocate",
@@ -217,7 +217,16 @@ def decompress_tensors(
 def _laid_out(data: Sequence[Any], has_table: bool, allocate: Allocate) -> Iterator[memoryview]:
     """Yield memory for each chunk, each right behind the other; the codes of a dictionary align."""
     padding = -len(data[0]) % ALIGNMENT if has_table else 0
-    memory = memoryview(allocate(sum(map(len, data)) + padding)).cast("B")
+    nbytes = sum(map(len, data)) + padding
+    memory = memoryview(allocate(nbytes)).cast("B")
+    if memory.readonly or len(memory) < nbytes:
+        # A library is given the address, and would write there all the same.
+        raise ModelError(
+            f"expected {nbytes:,} writable bytes, got {len(memory):,}"
+            f"{', read-only' if memory.readonly else ''}",
+            path="$.allocate",
+            hint="allocate(nbytes) returns that much memory, as bytearray(nbytes) does",
+        )
     at = 0
     for number, chunk in enumerate(data):
         yield memory[at : at + len(chunk)]

@@ -288,3 +288,21 @@ def test_where_no_thread_can_start_the_caller_does_all(
     monkeypatch.setattr("mmformat.codec.cores.core_count", lambda: 4)
     monkeypatch.setattr(threading.Thread, "start", few)
     assert on_all_cores(lambda part: part * part, range(100)) == [part**2 for part in range(100)]
+
+
+@each_codec
+@pytest.mark.parametrize("kind", ["read-only", "short"])
+def test_memory_that_cannot_be_written_is_refused_before_a_library_is_given_its_address(
+    codec: str, kind: str
+) -> None:
+    made = bytes(encode(sent(pixels(3 * PACKED_NBYTES)), ALL[codec]))
+    given: list[bytes] = []
+
+    def allocate(nbytes: int) -> bytes | bytearray:
+        given.append(bytes(nbytes))
+        return given[-1] if kind == "read-only" else bytearray(nbytes - 1)
+
+    with pytest.raises(ModelError) as caught:
+        decode(made, allocate=allocate)
+    assert caught.value.path == "$.allocate"
+    assert not any(given[-1])
