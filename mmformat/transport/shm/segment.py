@@ -11,6 +11,7 @@ from typing import Final
 
 from mmformat.errors import TransportError
 from mmformat.transport.shm.handle import check_name
+from mmformat.transport.shm.huge_pages import room_for
 from mmformat.transport.shm.layout import CREATING, HEADER_NBYTES, STATE_WORD, Layout
 
 __all__ = ["MEMFD_PREFIX", "SHM_DIRECTORY", "Segment", "lock_description", "open_fd", "open_path"]
@@ -38,7 +39,8 @@ class Segment:
     def map_shared(self, *, offset: int, nbytes: int, writable: bool) -> mmap.mmap:
         """Map a range that every process sees; no byte is copied."""
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        return mmap.mmap(self.fd, nbytes, mmap.MAP_SHARED, protection, offset=offset)
+        with room_for(nbytes, offset):
+            return mmap.mmap(self.fd, nbytes, mmap.MAP_SHARED, protection, offset=offset)
 
     def close(self) -> None:
         """Close both descriptions, the lock's last; a second call does nothing."""
