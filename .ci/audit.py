@@ -12,23 +12,27 @@ import sys
 from pathlib import Path
 
 LOCK = Path(__file__).parents[1] / "requirements.lock"
-
+TIMEOUT_S = 600
 
 UNREACHABLE = 0 if "--where-reachable" in sys.argv else 3
 
 
 def main() -> int:
     """Run pip-audit and tell an advisory from a service that does not answer."""
-    ran = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip_audit", "--requirement", str(LOCK)),
-            *("--disable-pip", "--require-hashes", "--format", "json", "--progress-spinner", "off"),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    try:
+        ran = subprocess.run(
+            [
+                *(sys.executable, "-m", "pip_audit", "--requirement", str(LOCK), "--disable-pip"),
+                *("--require-hashes", "--format", "json", "--progress-spinner", "off"),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        print(f"error: the advisory service did not answer in {TIMEOUT_S} s", file=sys.stderr)
+        return UNREACHABLE
     try:
         packages = json.loads(ran.stdout)["dependencies"]
     except (ValueError, KeyError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from mmformat.errors import LimitError, ModelError
+from mmformat.errors import LimitError
+from mmformat.model.arguments import check_bounds
 
 __all__ = ["PickleLimits"]
 
@@ -72,10 +73,7 @@ class PickleLimits:
     time_s: int = 600
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
-                raise ModelError(f"expected a positive int, got {value!r}", path=f"$.{field.name}")
+        check_bounds(self)
 
     def check(self, name: str, value: int, path: str | None = None) -> None:
         """Raise LimitError when ``value`` is over the bound called ``name``.

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection
+from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmformat.errors import MMFormatError, ModelError
 
-__all__ = ["check_callable", "check_path", "check_text", "check_type"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["check_bounds", "check_callable", "check_path", "check_text", "check_type"]
 
 
 def check_type(
@@ -73,6 +78,20 @@ def check_callable(value: object, *, name: str, error: type[MMFormatError] = Mod
     """
     if value is not None and not callable(value):
         raise error(f"expected a callable, got {type(value).__name__}", path=f"$.{name}")
+
+
+def check_bounds(bounds: DataclassInstance) -> None:
+    """Raise unless every field of a dataclass of bounds is a positive int; True is none.
+
+    Raises
+    ------
+    ModelError
+        Naming the field.
+    """
+    for field in fields(bounds):
+        value = getattr(bounds, field.name)
+        if type(value) is not int or value < 1:
+            raise ModelError(f"expected a positive int, got {value!r}", path=f"$.{field.name}")
 
 
 def check_path(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from mmformat.errors import LimitError, ModelError
-from mmformat.model.arguments import check_type
+from mmformat.model.arguments import check_bounds, check_type
 
 __all__ = ["Limits"]
 
@@ -61,10 +61,7 @@ class Limits:
     attributes_depth: int = 64
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
-                raise ModelError(f"expected a positive int, got {value!r}", path=f"$.{field.name}")
+        check_bounds(self)
 
     @classmethod
     def of(cls, value: Limits | None) -> Limits:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from multiprocessing import shared_memory
 from typing import Any
 
 from mmformat.bench.arms.absent import stand_in
 from mmformat.bench.arms.arm import Arm, Frames, inputs_of, plain_of
+from mmformat.bench.arms.segment_per_tensor import unlink_all
 from mmformat.model import MultimodalInputs
 
 __all__ = ["SglangArm"]
@@ -55,11 +55,7 @@ class SglangArm(Arm):
 
     def reclaim(self) -> None:
         """Unlink the segments."""
-        for name in self._names:
-            segment = shared_memory.SharedMemory(name=name)
-            segment.close()
-            segment.unlink()
-        self._names.clear()
+        unlink_all(self._names)
 
     def close(self) -> None:
         """Give everything back."""

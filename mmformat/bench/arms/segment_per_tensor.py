@@ -15,7 +15,7 @@ import torch
 from mmformat.bench.arms.arm import Arm, Frames, inputs_of, plain_of
 from mmformat.model import MultimodalInputs
 
-__all__ = ["SegmentPerTensorArm"]
+__all__ = ["SegmentPerTensorArm", "unlink_all"]
 
 _SHM: Final = Path("/dev/shm")  # noqa: S108 - the kernel's folder of segments
 
@@ -58,6 +58,15 @@ class _Pointer:
         return raw.view(self.dtype).view(self.shape)
 
 
+def unlink_all(names: list[str]) -> None:
+    """Remove segments by their names, and forget the names."""
+    for name in names:
+        segment = shared_memory.SharedMemory(name=name)
+        segment.close()
+        segment.unlink()
+    names.clear()
+
+
 class SegmentPerTensorArm(Arm):
     """Create, fill and announce a segment for each feature; everything else is pickled."""
 
@@ -86,11 +95,7 @@ class SegmentPerTensorArm(Arm):
 
     def reclaim(self) -> None:
         """Unlink the segments."""
-        for name in self._names:
-            segment = shared_memory.SharedMemory(name=name)
-            segment.close()
-            segment.unlink()
-        self._names.clear()
+        unlink_all(self._names)
 
     def close(self) -> None:
         """Unlink what a failed round left."""
