@@ -105,7 +105,11 @@ def room_for(nbytes: int, offset: int) -> Iterator[None]:
         yield
         return
     start = reserved + (offset - reserved) % HUGE_NBYTES
-    library.munmap(start, nbytes)
+    if library.munmap(start, nbytes):
+        # A process with as many mappings as it may have cannot cut one in two.
+        library.munmap(reserved, spare)
+        yield
+        return
     try:
         yield
     finally:

@@ -6,11 +6,14 @@ import mmap
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from mmformat.measure import minor_faults
+from mmformat.transport.shm import huge_pages
 from mmformat.transport.shm.huge_pages import HUGE_NBYTES, gather_pages, room_for
 
 
@@ -103,3 +106,27 @@ def test_room_is_given_back_whether_it_was_used_or_not() -> None:
         with pytest.raises(ZeroDivisionError), room_for(8 * HUGE_NBYTES, 0):
             raise ZeroDivisionError
     assert len(Path("/proc/self/maps").read_text().splitlines()) <= before + 2
+
+
+def test_room_that_cannot_be_cut_is_given_back_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has as many mappings as the kernel allows."""
+    real = huge_pages._library()
+    nbytes = 8 * HUGE_NBYTES
+    held: dict[int, int] = {}
+
+    def reserve(*arguments: Any) -> Any:
+        address = real.mmap(*arguments)
+        held[address] = arguments[1]
+        return address
+
+    def unmap(start: int, length: int) -> int:
+        if length == nbytes:
+            return -1
+        if held.get(start) == length:
+            del held[start]
+        return int(real.munmap(start, length))
+
+    monkeypatch.setattr(huge_pages, "_library", lambda: SimpleNamespace(mmap=reserve, munmap=unmap))
+    with room_for(nbytes, 4096):
+        assert not held
+    assert not held
