@@ -19,9 +19,9 @@ __all__ = ["register"]
 _EPILOG: Final = """\
 examples:
   mmformat inspect x.arrows
-  mmformat inspect recordings/            every *.arrows below the folder
+  mmformat inspect recordings/             every *.arrows below the folder
   mmformat inspect x.arrows --json | jq '.files[].tensor_nbytes'
-  mmformat inspect x.arrows --html x.html one page with pictures, sound and histograms
+  mmformat inspect x.arrows --html x.html  one page with pictures, sound and histograms
 """
 
 _COLUMNS: Final = (

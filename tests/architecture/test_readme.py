@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from mmformat.cli.front import _parser
+from mmformat.cli.options import UsageError
 from tests.architecture.tree import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+GUIDES = [*DOCUMENTS, ROOT / "benchmarks" / "README.md"]
+COMMAND = re.compile(r"^(?:\$ )?mmformat ([a-z]+ [^`#|>\n]+)$", re.MULTILINE)
 NOT_RUN = re.compile(r"<!-- not run: \S.{5,} -->")
 
 
@@ -75,6 +80,33 @@ def test_the_make_targets_exist(document: Path) -> None:
     assert {"demo", "test"} <= targets
     named = set(re.findall(r"\bmake ([a-z]+)[`\n ]", _commands(document)))
     assert not named - targets, f"no such target: {sorted(named - targets)}"
+
+
+def test_the_commands_exist() -> None:
+    """Each `mmformat COMMAND ...` of a guide is one that the command line takes; none is run."""
+    found = []
+    for guide in GUIDES:
+        text = re.sub(r"[ \t]+#.*|`$", "", _commands(guide), flags=re.MULTILINE)
+        for command in COMMAND.findall(text):
+            found.append(command)
+            try:
+                _parser().parse_args(shlex.split(command))
+            except UsageError as error:
+                # A sentence may name a command, or an option of it, without what it works on.
+                assert "are required" in str(error), f"{guide.name}: {command}: {error}"
+    assert len(found) > 15, found
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_modules_that_are_run_exist(document: Path) -> None:
+    modules = re.findall(r"python -m ((?:benchmarks|tests|mmformat)[a-z_.]*)", _commands(document))
+    places = [ROOT.joinpath(*module.split(".")) for module in modules]
+    missing = [
+        place.relative_to(ROOT).as_posix()
+        for place in places
+        if not (place.with_suffix(".py").exists() or (place / "__main__.py").exists())
+    ]
+    assert not missing, f"no such module: {missing}"
 
 
 def _commands(document: Path) -> str:

@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from tests.architecture.tree import PACKAGE, Module, modules
+from tests.architecture.tree import PACKAGE, ROOT, Module, modules
 
 MAX_CAPTION_CHARS = 100
 MAX_MODULE_LINES = 400
@@ -113,3 +113,20 @@ def test_postpones_annotations(module: Module) -> None:
         for node in module.tree.body
     )
     assert found, f"{module.where}: add `from __future__ import annotations`"
+
+
+def test_no_file_names_the_folder_that_it_was_made_in() -> None:
+    """A result, a document or a vector says what machine it is of, not whose folder it lay in."""
+    here = f"{ROOT}/".encode()
+    if here.count(b"/") < 3:
+        return  # a name as short as /src/ may stand anywhere
+    folders = ("mmformat", "tests", "benchmarks", "docs", "schemas")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    files += [path for path in ROOT.iterdir() if path.is_file()]
+    made = {"__pycache__", "node_modules"}
+    found = [
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if not made & set(path.parts) and here in path.read_bytes()
+    ]
+    assert not found, f"{here.decode()} stands in {found}"
