@@ -37,10 +37,17 @@ def test_every_export_can_be_had() -> None:
 
 def test_every_export_is_documented() -> None:
     reference = (ROOT / "docs" / "REFERENCE.md").read_text("utf-8")
-    told = set(re.findall(r"^\| `(?:mm\.)?(\w+)", reference, flags=re.MULTILINE))
+    told = set(re.findall(r"^\| `(?:mm\.)?(\w+)`", reference, flags=re.MULTILINE))
     exported = set(mmformat.__all__)
     assert not exported - told, f"docs/REFERENCE.md lacks {sorted(exported - told)}"
     assert not told - exported, f"not exported, but told: {sorted(told - exported)}"
+    modules = re.findall(r"^\| `mmformat\.([a-z_.]+)`", reference, flags=re.MULTILINE)
+    places = [ROOT.joinpath("mmformat", *module.split(".")) for module in modules]
+    assert places
+    missing = [
+        place for place in places if not (place.is_dir() or place.with_suffix(".py").exists())
+    ]
+    assert not missing, f"no such module: {missing}"
 
 
 def test_every_export_explains_itself() -> None:
