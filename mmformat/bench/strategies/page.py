@@ -12,7 +12,7 @@ from mmformat.bench.strategies.ways import GOALS, WAYS, Goal
 __all__ = ["strategies_page"]
 
 _HEAD: Final = """\
-# The table that started it
+# Strategies: who decodes the media, and how the ranks get them
 
 <!-- made by `mmformat bench report` from the committed results -->
 

@@ -15,7 +15,7 @@ from mmformat.errors import ArenaFullError, TransportError
 from mmformat.transport.shm import liveness
 from mmformat.transport.shm.container import memory_left_nbytes, memory_limit_nbytes
 from mmformat.transport.shm.handle import check_name
-from mmformat.transport.shm.huge_pages import gather_pages
+from mmformat.transport.shm.huge_pages import gather_pages, plant_pages
 from mmformat.transport.shm.layout import PAGE, READY, STATE_WORD, Layout, page_ceiling
 from mmformat.transport.shm.ordering import fence
 from mmformat.transport.shm.segment import (
@@ -83,7 +83,10 @@ def _check_memory(wanted: int) -> None:
 
 def _allocate(fd: int, nbytes: int, directory: Path | None) -> None:
     try:
-        os.posix_fallocate(fd, 0, nbytes)
+        if directory in (None, SHM_DIRECTORY):
+            plant_pages(fd, nbytes)
+            gather_pages(fd, nbytes)
+        os.posix_fallocate(fd, 0, nbytes)  # what is left: tmpfs is lazy, and the rest a SIGBUS
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EDQUOT, errno.EFBIG):
             raise
@@ -210,8 +213,6 @@ def create(
             seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
             fcntl.fcntl(opened.fd, fcntl.F_ADD_SEALS, seals)
         step("create.allocated")
-        if directory in (None, SHM_DIRECTORY):
-            gather_pages(opened.fd, layout.segment_nbytes)
         mapping = opened.map_shared(offset=0, nbytes=layout.segment_nbytes, writable=True)
         _touch(mapping)
         header = layout.pack()
