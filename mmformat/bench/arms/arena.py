@@ -72,7 +72,13 @@ class ArenaAgainArm(ArenaArm):
         for number, item in enumerate(inputs.items):
             if item.identity is None:
                 item.identity = f"bench-{number}"
+                item.freeze()  # the identity of what may still change is not believed
         return super().encode(inputs)
+
+    @property
+    def saved_nbytes(self) -> int:
+        """Bytes that were found and not copied, so far."""
+        return 0 if self._arena is None else self._arena.stats().bytes_saved
 
 
 class ArenaDictionaryArm(ArenaArm):

@@ -8,6 +8,7 @@ import pytest
 
 from mmformat.bench.arms import ARMS, Arm, make_arm, why_missing
 from mmformat.bench.arms import catalogue as arms_catalogue
+from mmformat.bench.arms.arena import ArenaAgainArm
 from mmformat.bench.arms.own import PlainArm
 from mmformat.bench.codec import run_codec
 from mmformat.bench.pages import touch
@@ -73,6 +74,20 @@ def test_arms_that_claim_views_copy_no_feature(name: str) -> None:
     feature = inputs.items[0].feature
     decoded = arm.decode(list(arm.encode(inputs)))
     assert decoded.items[0].feature.data_ptr() == feature.data_ptr()
+
+
+def test_content_that_is_there_already_is_found() -> None:
+    arm = make_arm("mmformat-arena-again")
+    assert isinstance(arm, ArenaAgainArm)
+    inputs = _inputs(arm, 0)
+    arm.open(nbytes=2_000_000, readers=1)
+    try:
+        arm.encode(inputs)
+        assert arm.saved_nbytes == 0
+        arm.encode(inputs)
+        assert arm.saved_nbytes > 600_000
+    finally:
+        arm.close()
 
 
 def test_pickles_differ_in_their_protocol() -> None:
