@@ -22,7 +22,6 @@ _WIDTH: Final = 112
 _PICTURE: Final = "first-screen.png"
 _BARS: Final = (
     ("memcpy", "one memcpy, the floor", CONTROLS),
-    ("mmformat-arena-again", "mmformat, seen before", OURS),
     ("mmformat-arena", "mmformat", OURS),
     ("segment-per-tensor", "a segment per tensor, as SGLang", OTHERS),
     ("msgspec-oob", "msgspec frames, as vLLM", OTHERS),
