@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ class ForyArm(Arm):
     def __init__(self) -> None:
         import pyfory
 
+        # Out of immutable bytes its arrays are read-only, which torch says once.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         self._fory = pyfory.Fory(xlang=False, ref=False, strict=True)
 
     def encode(self, inputs: MultimodalInputs) -> Frames:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +24,10 @@ class TensoArm(Arm):
     title = "tenso"
     note = "its arrays know no bfloat16: such a tensor goes as bytes, its dtype in the key"
     module = "tenso"
+
+    def __init__(self) -> None:
+        # Its views are read-only, and torch says once that it does not know such tensors.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
     def encode(self, inputs: MultimodalInputs) -> Frames:
         """Return one packet."""
