@@ -69,6 +69,6 @@ VERIFY_CODES: Final = frozenset({"arrow", "bool", "json", "null-value", "padding
 """Broken promises that decoding does not look for, because they cannot hurt it."""
 
 CALLER_CODES: Final = frozenset(
-    {"attributes-depth", "headroom", "missing-extra", "not-materialized", "source"}
+    {"attributes-depth", "headroom", "missing-extra", "model", "not-materialized", "source"}
 )
 """Codes that speak of the caller's arguments and not of a message."""
