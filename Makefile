@@ -55,7 +55,7 @@ chaos: $(VENV)/.stamp-dev  ## 2,000 requests while ranks and producers are kille
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
 
 sweep: $(VENV)/.stamp-dev  ## every bit of every golden vector flipped, every length cut
-	@$(BIN)/python -m mmformat.testing.sweep $(ARGS)
+	@$(BIN)/python -m tests.support.sweep $(ARGS)
 
 engines: $(VENV)/.stamp-dev  ## the adapters against the real SGLang and vLLM, each in an environment of its own
 	@benchmarks/engines/run.sh test $(ARGS)

@@ -35,7 +35,7 @@ def _rounds_of_bytes(nbytes: int) -> Callable[[], dict[str, int]]:
 
     import numpy as np
 
-    from mmformat.transport.shm import ShmArena, ShmReader
+    from mmformat.shm import ShmArena, ShmReader
 
     content = np.random.default_rng(0).integers(0, 256, nbytes, np.uint8)
     arena = ShmArena.create(nbytes=4 * nbytes, readers=1)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 import mmformat as mm
-from mmformat.transport.shm import steps
+from mmformat.shm import failpoints as steps
 
 ARENA_NBYTES = 48 * 2**20
 SLOTS = 64

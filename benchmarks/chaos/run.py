@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos import roles
-from mmformat.transport.shm import list_segments, sweep
-from mmformat.transport.shm.steps import STEPS
+from mmformat.shm import sweep
+from mmformat.shm import list_segments
+from mmformat.shm.failpoints import STEPS
 
 SPAWN = multiprocessing.get_context("spawn")
 WINDOW = 6

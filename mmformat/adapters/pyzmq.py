@@ -8,7 +8,7 @@ from mmformat._extras import require
 from mmformat.codec import decode, encode
 from mmformat.errors import DecodeError, UnsafePickleError
 from mmformat.model import EncodedMessage, Limits, MultimodalInputs
-from mmformat.transport.frames import message_of
+from mmformat.adapters.frames import message_of
 
 __all__ = ["recv_mm", "send_mm"]
 

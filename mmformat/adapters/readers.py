@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmformat.model import MultimodalInputs
-from mmformat.share import Arena, ArenaReader
-from mmformat.transport.shm import Handle
+from mmformat.arena import Arena, ArenaReader
+from mmformat.shm import Handle
 
 __all__ = ["Readers"]
 

@@ -14,8 +14,8 @@ from mmformat.bench.results import Cell, Result
 from mmformat.bench.scenarios import SCENARIOS, Follow
 from mmformat.measure import Samples, clock_ns, minor_faults, turns, without_collection
 from mmformat.model import MultimodalInputs
-from mmformat.share import Arena, ArenaReader
-from mmformat.transport.shm import ShmArena
+from mmformat.arena import Arena, ArenaReader
+from mmformat.shm import ShmArena
 
 __all__ = ["run_put"]
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from mmformat.cli.options import Subparsers, add_command, add_common, build, positive
 from mmformat.cli.output import megabytes
-from mmformat.transport.shm.doctor import diagnose
-from mmformat.transport.shm.layout import MAX_READERS
-from mmformat.transport.shm.segment import SHM_DIRECTORY
-from mmformat.transport.shm.sweep import SegmentInfo, list_segments, sweep
+from mmformat.shm.doctor import diagnose
+from mmformat.shm.layout import MAX_READERS
+from mmformat.shm.segment import SHM_DIRECTORY
+from mmformat.shm.sweep import SegmentInfo, list_segments, sweep
 
 if TYPE_CHECKING:
     from mmformat.cli.options import Parser

@@ -258,8 +258,8 @@ def test_the_lz4_package_agrees_on_the_vectors(name: str) -> None:
 
 def test_a_frame_of_the_lz4_package_is_read(two_sizes: MultimodalInputs) -> None:
     """Clauses: Z-2. Frames of another writer, with other blocks and checksums."""
-    from mmformat.testing.attacks import _with_buffer
-    from mmformat.testing.forgery import batch, item, message, tensor
+    from tests.support.attacks import _with_buffer
+    from tests.support.forgery import batch, item, message, tensor
 
     values = bytes(range(256)) * 64
     plain = batch(item(0, attributes={"feature": {"$ndarray": "feature"}}))

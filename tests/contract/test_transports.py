@@ -9,9 +9,9 @@ from typing import Any
 import zmq
 
 from mmformat.model import EncodedMessage
-from mmformat.transport.memory import MemoryArena, MemoryReader
-from mmformat.transport.shm import ShmArena, ShmReader
-from mmformat.transport.zmq import recv, send
+from tests.support.memory import MemoryArena, MemoryReader
+from mmformat.shm import ShmArena, ShmReader
+from mmformat.adapters.zmq import recv, send
 from tests.contract.channels import RANKS, ArenaContract, ChannelContract
 
 

@@ -25,8 +25,8 @@ from mmformat.errors import MMFormatError
 from mmformat.model import Compression, MultimodalInputs
 from mmformat.testing import golden_vectors
 from mmformat.testing.equality import twin_of
-from mmformat.testing.forgery import batch, encapsulated, item, message, tensor, with_metadata
-from mmformat.testing.sweep import LIMITS
+from tests.support.forgery import batch, encapsulated, item, message, tensor, with_metadata
+from tests.support.sweep import LIMITS
 from tests.fuzz.attributes import changed_json
 from tests.fuzz.target import EDGES, Mutate, Target, expect
 

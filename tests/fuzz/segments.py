@@ -11,15 +11,15 @@ from functools import cache
 from pathlib import Path
 
 from mmformat.errors import TransportError
-from mmformat.transport.shm import Handle, ShmArena, ShmReader
-from mmformat.transport.shm.layout import HEADER_NBYTES, PAGE, STATE_WORD
-from mmformat.transport.shm.liveness import PRODUCER_BYTE, try_lock
-from mmformat.transport.shm.sweep import list_segments, sweep
+from mmformat.shm import Handle, ShmArena, ShmReader
+from mmformat.shm.layout import HEADER_NBYTES, PAGE, STATE_WORD
+from mmformat.shm.liveness import PRODUCER_BYTE, try_lock
+from mmformat.shm.sweep import list_segments, sweep
 from tests.fuzz.target import EDGES, Mutate, Target, expect
 
 __all__ = ["HANDLE", "SEGMENT"]
 
-SHM = ("mmformat/transport/shm",)
+SHM = ("mmformat/shm",)
 _FIELDS = struct.Struct("<4sHH16sIQQQQ")
 _PAGES_AT_MOST = 64
 _HEAD = struct.Struct("<HBBH")  # pages, reader, options, bytes of the handle

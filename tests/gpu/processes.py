@@ -13,9 +13,9 @@ from blake3 import blake3
 
 import mmformat as mm
 from mmformat.bench.payloads import tensors_of
-from mmformat.share.device_arena import DeviceArenaReader
-from mmformat.share.device_pool import DevicePool, DevicePoolReader
-from mmformat.transport.cuda_ipc import CudaPoolReader
+from mmformat.arena.device_arena import DeviceArenaReader
+from mmformat.cuda.device_pool import DevicePool, DevicePoolReader
+from mmformat.cuda.ipc import CudaPoolReader
 from tests.gpu.inputs import make_inputs
 
 SPAWN = multiprocessing.get_context("spawn")

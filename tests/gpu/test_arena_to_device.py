@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import mmformat as mm
-from mmformat.placement import Registration, lane_of
-from mmformat.share import device as share_device
+from mmformat.cuda import Registration, lane_of
+from mmformat.arena import device_reader as share_device
 from tests.gpu.inputs import assert_same, make_inputs
 
 pytestmark = pytest.mark.gpu
@@ -163,7 +163,7 @@ def test_a_refused_registration_is_staged_and_said(arena, monkeypatch, caplog) -
     inputs = make_inputs(rows=500)
     handle = arena.put(inputs)
     with (
-        caplog.at_level(logging.WARNING, "mmformat.placement"),
+        caplog.at_level(logging.WARNING, "mmformat.cuda"),
         mm.Arena.attach(handle, reader=0, device="cuda:0") as reader,
     ):
         assert_same(reader.get(handle), mm.decode(mm.encode(inputs)), device="cuda:0")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import mmformat as mm
-from mmformat.placement import lane_of
+from mmformat.cuda import lane_of
 from tests.gpu.inputs import assert_same, make_inputs, sources
 
 pytestmark = pytest.mark.gpu

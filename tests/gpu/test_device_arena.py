@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import mmformat as mm
-from mmformat.share.device_arena import DeviceArena
-from mmformat.transport import cuda_ipc
+from mmformat.arena.device_arena import DeviceArena
+from mmformat.cuda import ipc as cuda_ipc
 from tests.gpu.inputs import make_inputs
 from tests.gpu.processes import Child, digest, either_rank
 
@@ -61,7 +61,7 @@ def test_a_pool_that_cannot_be_shared_is_done_without(monkeypatch, caplog) -> No
     inputs = make_inputs(rows=100)
     placed = mm.decode(mm.encode(inputs), device="cuda:0", expand=False)
     with (
-        caplog.at_level(logging.WARNING, "mmformat.placement"),
+        caplog.at_level(logging.WARNING, "mmformat.cuda"),
         DeviceArena(nbytes=2**26, readers=1, device="cuda:0") as arena,
     ):
         assert "801" in arena.reason

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mmformat as mm
-from mmformat.share.device_pool import DevicePool, DevicePoolReader
+from mmformat.cuda.device_pool import DevicePool, DevicePoolReader
 from tests.gpu.inputs import make_inputs
 from tests.gpu.processes import Child, arena_rank, digest, pool_producer, pool_rank
 
@@ -84,7 +84,7 @@ def test_a_dead_producer_is_said() -> None:
             assert raised.value.code == "producer-gone"
     finally:
         producer.kill()
-        from mmformat.transport.shm import sweep
+        from mmformat.shm import sweep
 
         sweep()
 

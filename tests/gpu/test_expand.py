@@ -10,7 +10,7 @@ import torch
 
 from mmformat.errors import ModelError
 from mmformat.model import DictionaryTensor
-from mmformat.placement import expand_on_device
+from mmformat.cuda import expand_on_device
 
 pytestmark = pytest.mark.gpu
 
@@ -110,7 +110,7 @@ def test_a_code_beyond_a_short_table_is_refused(kernel) -> None:
 
 @NEEDS_TRITON
 def test_triton_is_what_is_chosen_where_it_is(monkeypatch) -> None:
-    from mmformat.placement import expand
+    from mmformat.cuda import expand
 
     called = []
     real = expand._by_triton

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmformat.errors import MMFormatError
-from mmformat.transport.shm import Handle, ShmArena, ShmReader, steps
+from mmformat.shm import failpoints as steps
+from mmformat.shm import Handle, ShmArena, ShmReader
 
 SPAWN = multiprocessing.get_context("spawn")
 

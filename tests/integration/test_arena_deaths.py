@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from mmformat.errors import MMFormatError, TransportError
-from mmformat.transport.shm import ShmArena, ShmReader, list_segments, sweep
-from mmformat.transport.shm.layout import PAGE
-from mmformat.transport.shm.steps import STEPS
+from mmformat.shm import sweep
+from mmformat.shm import ShmArena, ShmReader, list_segments
+from mmformat.shm.layout import PAGE
+from mmformat.shm.failpoints import STEPS
 from tests.integration.arena_processes import DeadError, Role, producer, rank
 
 PAGES = 32

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmformat.errors import ArenaFullError
-from mmformat.transport.shm import ShmArena
+from mmformat.shm import ShmArena
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ needs_mounts = pytest.mark.skipif(NO_MOUNTS is not None, reason=str(NO_MOUNTS))
 
 def _with_shm_of(size: str, script: str) -> str:
     """Run a script whose /dev/shm is a tmpfs of this size, and return what it prints."""
-    prelude = "import os\nfrom mmformat.errors import *\nfrom mmformat.transport.shm import *\n"
+    prelude = "import os\nfrom mmformat.errors import *\nfrom mmformat.shm import *\n"
     mount = f"mount -t tmpfs -o size={size} none /dev/shm"
     ran = subprocess.run(
         [
@@ -94,7 +94,7 @@ def test_room_that_goes_while_we_look_is_the_same_error() -> None:
     printed = _with_shm_of(
         "1m",
         """
-        from mmformat.transport.shm import steps
+        from mmformat.shm import failpoints as steps
         def fill(label):
             if label == "create.locked":
                 open("/dev/shm/another", "wb").write(bytes(900_000))

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from mmformat.errors import TransportError
-from mmformat.transport.shm import ShmArena, ShmReader
-from mmformat.transport.shm.layout import PAGE
+from mmformat.shm import ShmArena, ShmReader
+from mmformat.shm.layout import PAGE
 
 
 def _in_child(check: Callable[[], None]) -> None:
@@ -150,7 +150,7 @@ def test_a_child_that_lives_on_does_not_keep_its_parents_lock(tmp_path: Path) ->
     script = textwrap.dedent(
         """
         import os, sys, time
-        from mmformat.transport.shm import Handle, ShmReader
+        from mmformat.shm import Handle, ShmReader
         reader = ShmReader.attach(sys.argv[1], reader=0, directory=sys.argv[2])
         view = reader.map(Handle.from_bytes(bytes.fromhex(sys.argv[3])))
         if os.fork() == 0:
@@ -196,7 +196,7 @@ def test_a_rank_that_ends_takes_nothing_with_it_and_warns_of_nothing() -> None:
         """
         import sys
         from multiprocessing import resource_tracker
-        from mmformat.transport.shm import Handle, ShmReader
+        from mmformat.shm import Handle, ShmReader
         with ShmReader.attach(sys.argv[1], reader=int(sys.argv[3])) as reader:
             view = reader.map(Handle.from_bytes(bytes.fromhex(sys.argv[2])))
             print(bytes(view).decode(), resource_tracker._resource_tracker._fd)
@@ -224,7 +224,7 @@ def test_a_memfd_goes_to_a_rank_over_a_unix_socket() -> None:
     script = textwrap.dedent(
         """
         import os, socket, sys
-        from mmformat.transport.shm import Handle, ShmReader
+        from mmformat.shm import Handle, ShmReader
         with socket.socket(fileno=int(sys.argv[1])) as channel:
             message, fds, _, _ = socket.recv_fds(channel, 256, 1)
         with ShmReader.attach_fd(fds[0], reader=0) as reader:

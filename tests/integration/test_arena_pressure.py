@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from mmformat.transport.shm.container import memory_left_nbytes
+from mmformat.shm.cgroup import memory_left_nbytes
 
 ROOT = Path(__file__).parents[2]
 GROUPS = Path("/sys/fs/cgroup")
@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow
 import mmformat as mm
 from mmformat.errors import *
-from mmformat.transport.shm import *
+from mmformat.shm import *
 MIB = 2**20
 def bound(what, nbytes):
     hard = resource.getrlimit(what)[1]

@@ -10,7 +10,7 @@ import pytest
 import mmformat as mm
 from mmformat.media.image import FixedSizeImageProcessor
 from mmformat.testing.equality import assert_inputs_equal
-from mmformat.transport.shm.sweep import list_segments, sweep
+from mmformat.shm.sweep import list_segments, sweep
 from tests.integration.in_place_processes import PIXELS, produce, request_of
 
 

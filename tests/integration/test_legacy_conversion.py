@@ -16,7 +16,7 @@ import pytest
 
 import mmformat as mm
 from mmformat.legacy import convert_all
-from mmformat.share import conversion_crew, conversion_job
+from mmformat.arena import conversion_crew, conversion_job
 from mmformat.share.comparison import digests
 from mmformat.share.conversion import FileResult, convert_files, find_sources
 from mmformat.share.journal import JOURNAL
@@ -96,7 +96,7 @@ def test_a_second_run_does_what_is_left(sources: Path, tmp_path: Path) -> None:
 
 SLOW = """
 import sys, time
-from mmformat.share import conversion, conversion_crew, conversion_job
+from mmformat.arena import conversion, conversion_crew, conversion_job
 conversion_crew.PROCESSES_FROM = int(sys.argv[3])
 real = conversion_job.write_message
 def slow(message, path):
@@ -203,7 +203,7 @@ def test_processes_do_what_threads_do(
 
 KILLER = """
 import os, sys
-from mmformat.share import conversion_crew, conversion_job
+from mmformat.arena import conversion_crew, conversion_job
 real = conversion_job.Job.run
 def run(job):
     if job.source.name == "03.pkl":

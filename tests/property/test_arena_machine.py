@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mmformat.errors import MMFormatError
-from mmformat.transport.memory import MemoryArena, MemoryReader
-from mmformat.transport.shm import Handle, ShmArena, ShmReader
-from mmformat.transport.shm.layout import PAGE, page_ceiling
+from tests.support.memory import MemoryArena, MemoryReader
+from mmformat.shm import Handle, ShmArena, ShmReader
+from mmformat.shm.layout import PAGE, page_ceiling
 
 READERS = 3
 PAGES = 12

@@ -16,7 +16,7 @@ from mmformat.codec.schema import SCHEMA_MESSAGE
 from mmformat.codec.verify import verify
 from mmformat.testing import Vector, golden_vectors
 from mmformat.testing.equality import twin_of
-from mmformat.testing.sweep import LIMITS, cuts, flips, outcome, sweep
+from tests.support.sweep import LIMITS, cuts, flips, outcome, sweep
 
 VALID = golden_vectors("valid")
 SMALL = [vector for vector in VALID if vector.path.stat().st_size < 4200]
@@ -109,7 +109,7 @@ def test_a_flip_in_the_schema_is_refused_or_harmless() -> None:
 def test_the_long_sweep_counts_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs by hand over all vectors; here over the smallest, so that it keeps working."""
     vector = min(VALID, key=lambda vector: vector.path.stat().st_size)
-    monkeypatch.setattr("mmformat.testing.sweep.golden_vectors", lambda kind: [vector])
+    monkeypatch.setattr("tests.support.sweep.golden_vectors", lambda kind: [vector])
     swept = sweep(bits=1)
     counts, nbytes = swept.counts, len(vector.read())
     assert swept.escaped == []

@@ -18,9 +18,9 @@ from mmformat.codec.schema import SCHEMA_MESSAGE
 from mmformat.errors import DecodeError, MMFormatError, TransportError
 from mmformat.legacy import PickleLimits, convert
 from mmformat.testing import golden_vectors
-from mmformat.testing.sweep import outcome
-from mmformat.transport.shm import Handle
-from mmformat.transport.shm.layout import HEADER_NBYTES, PAGE, Layout
+from tests.support.sweep import outcome
+from mmformat.shm import Handle
+from mmformat.shm.layout import HEADER_NBYTES, PAGE, Layout
 from tests.fuzz.segments import check_handle, check_segment, handle_seeds, segment_seeds
 
 HANDLES = [seed for seed in handle_seeds() if len(seed) > 80]

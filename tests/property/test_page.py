@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import mmformat as mm
 from mmformat.page import draw
 from mmformat.testing import golden_vectors, strategies
-from mmformat.testing.sweep import LIMITS
+from tests.support.sweep import LIMITS
 
 ALLOWED = {
     *("html", "head", "meta", "title", "style", "body", "a", "header", "p", "h1", "h2", "h3"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from mmformat.codec.rows import Row, TensorEntry
 from mmformat.model import Limits
-from mmformat.testing.forgery import batch, item, message, tensor
+from tests.support.forgery import batch, item, message, tensor
 
 __all__ = ["LIMITS", "bombs"]
 

@@ -20,8 +20,8 @@ from mmformat.codec.clauses import CLAUSES
 from mmformat.codec.schema import END_OF_STREAM, SCHEMA_MESSAGE
 from mmformat.errors import LimitError, MMFormatError, SchemaError
 from mmformat.model import Limits, MultimodalDataItem, MultimodalInputs
-from mmformat.testing.attacks import Attack, future
-from mmformat.testing.forgery import batch, item, message, metadata_of, tensor, with_metadata
+from tests.support.attacks import Attack, future
+from tests.support.forgery import batch, item, message, metadata_of, tensor, with_metadata
 from mmformat.testing.vectors import attacks
 
 ATTACKS = [*attacks(), *future()]

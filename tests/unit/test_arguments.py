@@ -20,9 +20,9 @@ import zmq
 
 import mmformat as mm
 from mmformat.media import lazy
-from mmformat.transport import zmq as channel
-from mmformat.transport.shm import Handle
-from mmformat.transport.shm.layout import PAGE
+from mmformat.adapters import zmq as channel
+from mmformat.shm import Handle
+from mmformat.shm.layout import PAGE
 
 WRONG: list[Any] = [
     None,

@@ -11,7 +11,7 @@ from mmformat.adapters.readers import Readers
 from mmformat.adapters.sglang import inline_pickle, shm_pointers
 from mmformat.adapters.sglang.announce import Announcer
 from mmformat.errors import ModelError
-from mmformat.share import Arena
+from mmformat.arena import Arena
 
 __all__ = ["Installed", "install"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 from mmformat._extras import require
 from mmformat.adapters.sglang.installation import install
 from mmformat.errors import ModelError
-from mmformat.share import Arena
+from mmformat.arena import Arena
 
 __all__ = ["VARIABLE", "register"]
 

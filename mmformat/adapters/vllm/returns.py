@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from mmformat.errors import TransportError
-from mmformat.share import Arena
-from mmformat.transport.shm import Handle
+from mmformat.arena import Arena
+from mmformat.shm import Handle
 
 __all__ = ["ReturnedHandles", "flush", "give_back"]
 

@@ -14,7 +14,7 @@ from mmformat.adapters.vllm.take import to_mmformat
 from mmformat.codec import decode, encode
 from mmformat.errors import DecodeError, EncodeError, ModelError, TransportError
 from mmformat.model import EncodedMessage, Limits
-from mmformat.share import Arena
+from mmformat.arena import Arena
 
 __all__ = ["mm_decoder", "mm_encoder"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmformat.bench.arms.arm import Arm, Frames
 from mmformat.model import MultimodalInputs
-from mmformat.share import Arena, ArenaReader
+from mmformat.arena import Arena, ArenaReader
 
 __all__ = ["ArenaAgainArm", "ArenaArm", "ArenaCodesArm", "ArenaDictionaryArm"]
 

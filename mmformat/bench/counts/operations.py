@@ -11,7 +11,7 @@ from mmformat import codec
 from mmformat.bench.pages import touch
 from mmformat.bench.payloads import payload, tensors_of
 from mmformat.model.tensors import tensor_spec
-from mmformat.share import Arena, decode
+from mmformat.arena import Arena, decode
 
 __all__ = ["Operation", "operations"]
 

@@ -14,7 +14,7 @@ from mmformat.bench.pages import touch
 from mmformat.bench.payloads import tensors_of
 from mmformat.measure import clock_ns
 from mmformat.model.tensors import tensor_buffer, tensor_spec
-from mmformat.share import Arena, ArenaReader
+from mmformat.arena import Arena, ArenaReader
 
 __all__ = ["fingerprints", "run_rank"]
 

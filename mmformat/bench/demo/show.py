@@ -23,7 +23,7 @@ from mmformat.bench.payloads import tensors_of
 from mmformat.codec import encode
 from mmformat.measure import clock_ns
 from mmformat.model import MultimodalInputs
-from mmformat.share import Arena
+from mmformat.arena import Arena
 
 __all__ = ["DemoOptions", "run_demo"]
 

@@ -12,7 +12,7 @@ from mmformat.bench.placement.one_device import device_facts
 from mmformat.bench.placement.requests import REQUESTS
 from mmformat.measure import Samples, environment
 from mmformat.model import DictionaryTensor
-from mmformat.placement import expand_on_device
+from mmformat.cuda import expand_on_device
 
 __all__ = ["run_expansion"]
 

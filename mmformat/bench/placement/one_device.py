@@ -10,7 +10,7 @@ import torch
 from mmformat.bench.placement.requests import REQUESTS, Request
 from mmformat.bench.placement.ways import WAYS, Way, features_of, make_way
 from mmformat.measure import Samples, clock_ns, environment, turns, without_collection
-from mmformat.share import Arena
+from mmformat.arena import Arena
 
 __all__ = ["device_facts", "run_one_device"]
 

@@ -14,8 +14,8 @@ from mmformat.bench.placement.requests import REQUESTS
 from mmformat.bench.placement.ways import features_of
 from mmformat.measure import Samples, clock_ns, environment, turns
 from mmformat.model import MultimodalInputs
-from mmformat.share import Arena
-from mmformat.share.device_pool import DevicePool, DevicePoolReader
+from mmformat.arena import Arena
+from mmformat.cuda.device_pool import DevicePool, DevicePoolReader
 
 __all__ = ["run_pool"]
 

@@ -15,8 +15,8 @@ from mmformat.bench.placement.requests import REQUESTS, Request
 from mmformat.bench.placement.ways import features_of
 from mmformat.measure import Samples, clock_ns, environment, turns
 from mmformat.model import MultimodalInputs
-from mmformat.share import Arena, ArenaReader
-from mmformat.transport.shm import Handle
+from mmformat.arena import Arena, ArenaReader
+from mmformat.shm import Handle
 
 __all__ = ["run_ranks"]
 

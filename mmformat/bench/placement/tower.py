@@ -24,7 +24,7 @@ from mmformat.measure import Samples, clock_ns, environment, turns
 from mmformat.media import materialize
 from mmformat.media.image import QwenVLImageProcessor
 from mmformat.model import Modality, MultimodalDataItem, MultimodalInputs, Source
-from mmformat.share import Arena
+from mmformat.arena import Arena
 
 __all__ = ["make_tower", "reference_processor", "run_tower"]
 

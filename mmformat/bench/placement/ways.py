@@ -12,8 +12,8 @@ from mmformat.bench.arms.segment_per_tensor import SegmentPerTensorArm
 from mmformat.bench.payloads import tensors_of
 from mmformat.codec import encode
 from mmformat.model import DictionaryTensor, MultimodalInputs
-from mmformat.share import Arena, ArenaReader, decode
-from mmformat.transport.shm import Handle
+from mmformat.arena import Arena, ArenaReader, decode
+from mmformat.shm import Handle
 
 __all__ = ["WAYS", "Way", "features_of", "make_way"]
 

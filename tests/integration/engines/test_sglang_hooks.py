@@ -15,7 +15,7 @@ import torch
 import mmformat as mm
 from benchmarks.engines import tp_ranks
 from mmformat.adapters.sglang import install
-from mmformat.transport.shm import Handle
+from mmformat.shm import Handle
 from tests.integration.engines.real import module, needs
 
 needs("sglang")

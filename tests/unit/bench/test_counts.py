@@ -100,7 +100,7 @@ def test_an_injected_extra_copy_is_a_regression(
         return message
 
     monkeypatch.setattr(codec, "encode", wasteful)
-    monkeypatch.setattr("mmformat.share.putting.encode", wasteful)
+    monkeypatch.setattr("mmformat.arena.putting.encode", wasteful)
     worse = {
         change.metric
         for change in compare(before, _told(count_here("1x1MiB", [arm], rounds=1)))

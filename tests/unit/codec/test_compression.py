@@ -23,7 +23,7 @@ from mmformat.codec.verify import verify
 from mmformat.errors import MMFormatError, ModelError
 from mmformat.model import Compression, DictionaryTensor, Limits, MultimodalInputs
 from mmformat.testing import assert_inputs_equal
-from mmformat.testing.forgery import batch, item, message, schema_message, tensor
+from tests.support.forgery import batch, item, message, schema_message, tensor
 
 RANDOM = np.random.default_rng(11)
 ALL = {codec: Compression(codec=codec, threshold_nbytes=100) for codec in ("lz4", "zstd")}

@@ -17,8 +17,8 @@ from mmformat.codec.batch import write_compressed_batch
 from mmformat.codec.frame import check_frame
 from mmformat.codec.lz4 import _library, has_library, unpack_frame
 from mmformat.errors import MMFormatError
-from mmformat.testing.attacks import _with_buffer
-from mmformat.testing.forgery import batch, item, message, tensor
+from tests.support.attacks import _with_buffer
+from tests.support.forgery import batch, item, message, tensor
 
 VALUES = (np.arange(40_000) // 40).astype(np.uint8).tobytes()
 ZSTD = bytes(codec_of("zstd").compress(VALUES))

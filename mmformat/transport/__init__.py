@@ -1,1 +1,0 @@
-"""Send and receive, put and get: a message here becomes the same message there."""
