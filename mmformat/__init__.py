@@ -49,7 +49,7 @@ from mmformat.arena import (
 if TYPE_CHECKING:
     from mmformat.legacy.convert import convert
     from mmformat.media import materialize, materialize_async, register_lazy
-    from mmformat.dataset.dataset import Dataset, open_dataset
+    from mmformat.dataset import Dataset, open_dataset
     from mmformat.share.pool import MaterializePool
 
 __version__ = "0.1.0"
@@ -99,12 +99,12 @@ __all__ = [
 ]
 
 _ROOMS: Final = {
-    "Dataset": "mmformat.dataset.dataset",
+    "Dataset": "mmformat.dataset",
     "MaterializePool": "mmformat.share.pool",
     "convert": "mmformat.legacy",
     "materialize": "mmformat.media",
     "materialize_async": "mmformat.media",
-    "open_dataset": "mmformat.dataset.dataset",
+    "open_dataset": "mmformat.dataset",
     "register_lazy": "mmformat.media",
 }
 """Rooms that a rank never enters: they are imported when a name of theirs is first used."""

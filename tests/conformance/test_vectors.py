@@ -16,7 +16,7 @@ from mmformat.model import Limits
 from mmformat.testing import Vector, golden_vectors
 from mmformat.testing.corpus import corpus_path
 from mmformat.testing.equality import twin_of
-from mmformat.testing.vectors import made_vectors, write
+from tests.support.vectors import made_vectors, write
 
 VALID = golden_vectors("valid")
 REFUSED = [*golden_vectors("invalid"), *golden_vectors("future")]

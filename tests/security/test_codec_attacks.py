@@ -22,7 +22,7 @@ from mmformat.errors import LimitError, MMFormatError, SchemaError
 from mmformat.model import Limits, MultimodalDataItem, MultimodalInputs
 from tests.support.attacks import Attack, future
 from tests.support.forgery import batch, item, message, metadata_of, tensor, with_metadata
-from mmformat.testing.vectors import attacks
+from tests.support.vectors import attacks
 
 ATTACKS = [*attacks(), *future()]
 SLACK = 2 * 2**20
@@ -149,7 +149,7 @@ AUDITED = """
 import sys, json
 from mmformat.codec import decode
 from mmformat.errors import MMFormatError
-from mmformat.testing.vectors import attacks, made_vectors
+from tests.support.vectors import attacks, made_vectors
 
 cases = [made.data for made in made_vectors()] + [attack.data for attack in attacks()]
 

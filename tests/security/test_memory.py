@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmformat.model import Limits
-from mmformat.testing.vectors import attacks
+from tests.support.vectors import attacks
 from tests.security.hostile import LIMITS, bombs
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from mmformat.codec.verify import verify
 from mmformat.errors import DecodeError, MMFormatError
 from mmformat.model import DictionaryTensor, Limits, MultimodalDataItem, MultimodalInputs
 from tests.support.forgery import batch, item, message, metadata_of, patched, place_of, tensor
-from mmformat.testing.vectors import attacks
+from tests.support.vectors import attacks
 
 PLAIN = batch(item(0, tensor(shape=(5,))), item(1, tensor()))
 

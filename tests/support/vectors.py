@@ -1,4 +1,4 @@
-"""Write golden vectors: ``python -m mmformat.testing.vectors write DIR`` adds, never changes."""
+"""Write golden vectors: ``python -m tests.support.vectors write DIR`` adds, never changes."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def write(root: Path) -> int:
 
 def _main(arguments: list[str]) -> int:
     if len(arguments) != 2 or arguments[0] != "write":
-        sys.stderr.write("usage: python -m mmformat.testing.vectors write DIR\n")
+        sys.stderr.write("usage: python -m tests.support.vectors write DIR\n")
         return 2
     try:
         count = write(Path(arguments[1]))

@@ -1,0 +1,1 @@
+"""Moves to legacy and media; empty soon."""
