@@ -38,8 +38,8 @@ def _rounds_of_bytes(nbytes: int) -> Callable[[], dict[str, int]]:
     from mmformat.shm import ShmArena, ShmReader
 
     content = np.random.default_rng(0).integers(0, 256, nbytes, np.uint8)
-    arena = ShmArena.create(nbytes=4 * nbytes, readers=1)
-    rank = ShmReader.attach(arena.name, reader=0)
+    arena = ShmArena.create(nbytes=4 * nbytes, ranks=1)
+    rank = ShmReader.attach(arena.name, rank=0)
     expected = int(content[::LINE_NBYTES].sum(dtype=np.uint64))
     now = time.perf_counter_ns
 
@@ -88,8 +88,8 @@ def _rounds_of_inputs(nbytes: int) -> Callable[[], dict[str, int]]:
     inputs = mm.MultimodalInputs(
         items=[mm.MultimodalDataItem(modality=mm.Modality.IMAGE, feature=content)]
     )
-    arena = mm.Arena.create(nbytes=4 * nbytes + 2**20, readers=1)
-    rank = mm.Arena.attach(arena.name, reader=0)
+    arena = mm.Arena.create(nbytes=4 * nbytes + 2**20, ranks=1)
+    rank = mm.Arena.attach(arena.name, rank=0)
     expected = int(content[::LINE_NBYTES].sum(dtype=np.uint64))
     now = time.perf_counter_ns
 

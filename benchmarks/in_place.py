@@ -68,8 +68,8 @@ def one_image(size: str, encoding: Any, dtype: Any, rounds: int) -> dict[str, An
     inputs = mm.MultimodalInputs(items=[item])
     expected = mm.materialize(inputs, processor)
     with (
-        mm.Arena.create(nbytes=2**29, readers=1) as arena,
-        mm.Arena.attach(arena.name, reader=0) as rank,
+        mm.Arena.create(nbytes=2**29, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as rank,
     ):
 
         def check(handle: Any) -> None:
@@ -104,8 +104,8 @@ def conversation(rows: int, rounds: int) -> dict[str, Any]:
         return mm.materialize(mm.MultimodalInputs(items=[item])).items[0]
 
     with (
-        mm.Arena.create(nbytes=2**30, readers=1) as arena,
-        mm.Arena.attach(arena.name, reader=0) as rank,
+        mm.Arena.create(nbytes=2**30, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as rank,
     ):
         old = [new() for _ in range(TURN - 1)]
         state: dict[str, mm.MultimodalInputs] = {}

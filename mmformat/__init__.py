@@ -6,6 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 import mmformat._interpreter  # noqa: F401  # refuses a subinterpreter before numpy fails in it
+from mmformat.arena import (
+    Arena,
+    ArenaReader,
+    PendingInputs,
+    Reservation,
+    decode,
+)
 from mmformat.codec import encode
 from mmformat.errors import (
     ArenaFullError,
@@ -38,18 +45,11 @@ from mmformat.model import (
     Source,
     TensorSpec,
 )
-from mmformat.arena import (
-    Arena,
-    ArenaReader,
-    PendingInputs,
-    Reservation,
-    decode,
-)
 
 if TYPE_CHECKING:
+    from mmformat.dataset import Dataset, open_dataset
     from mmformat.legacy.convert import convert
     from mmformat.media import materialize, materialize_async, register_lazy
-    from mmformat.dataset import Dataset, open_dataset
     from mmformat.share.pool import MaterializePool
 
 __version__ = "0.1.0"

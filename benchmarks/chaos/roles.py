@@ -54,7 +54,7 @@ def request(seed: int) -> tuple[mm.MultimodalInputs, list[str]]:
 def producer(pipe: Connection, directory: Path, ranks: int) -> None:
     """Create an arena; then make, put and announce what is asked for, until the pipe closes."""
     with mm.Arena.create(
-        nbytes=ARENA_NBYTES, readers=ranks, slots=SLOTS, backing="file", directory=directory
+        nbytes=ARENA_NBYTES, ranks=ranks, slots=SLOTS, backing="file", directory=directory
     ) as arena:
         pipe.send(("name", arena.name))
         while True:
@@ -87,7 +87,7 @@ def rank(pipe: Connection, directory: Path, number: int, name: str, seed: int) -
     if plan is not None:
         die_at(*plan)
     try:
-        reader = mm.Arena.attach(name, reader=number, directory=directory)
+        reader = mm.Arena.attach(name, rank=number, directory=directory)
     except mm.TransportError as error:
         pipe.send(("refused", error.code))
         return

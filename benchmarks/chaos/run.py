@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos import roles
-from mmformat.shm import sweep
-from mmformat.shm import list_segments
+from mmformat.shm import list_segments, sweep
 from mmformat.shm.failpoints import STEPS
 
 SPAWN = multiprocessing.get_context("spawn")

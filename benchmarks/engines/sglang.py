@@ -94,7 +94,7 @@ def measure(
             many = large_rounds if CASES[name].nbytes > LARGE_NBYTES else rounds
             found: dict[str, dict[str, list[int]]] = {way: {} for way in ways}
             room = 4 * CASES[name].nbytes + 2**22
-            with mm.Arena.create(nbytes=room, readers=tp_size) as arena:
+            with mm.Arena.create(nbytes=room, ranks=tp_size) as arena:
                 for turn in turns(ways, rounds=many, warmup=2):
                     pictures = kept if turn.name == THERE else fresh
                     rid = f"{name}-{turn.name}-{turn.number}"

@@ -183,7 +183,7 @@ def _serve(side_name: str, rank: int, tp_size: int, folder: str, answers: Any) -
                 if rid.startswith("install"):
                     name = rid.partition(" ")[2] or None
                     # A dictionary is expanded on the device.
-                    installed = install(scheduler, arena=name, reader=rank, expand=False)
+                    installed = install(scheduler, arena=name, rank=rank, expand=False)
                 answers.put({"rank": rank, "rid": rid})
                 continue
             answers.put({"rank": rank, **_look(side, scheduler, received)})

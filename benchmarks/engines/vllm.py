@@ -253,7 +253,7 @@ def measure(
         max(case.nbytes // case.images for case in chosen),
     )
     with (
-        mm.Arena.create(nbytes=2**30, readers=tp_size) as arena,
+        mm.Arena.create(nbytes=2**30, ranks=tp_size) as arena,
         running(tp_size, arena, largest=largest) as server,
     ):
         for name in cases:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from mmformat._extras import require
+from mmformat.adapters.frames import message_of
 from mmformat.codec import decode, encode
 from mmformat.errors import DecodeError, UnsafePickleError
 from mmformat.model import EncodedMessage, Limits, MultimodalInputs
-from mmformat.adapters.frames import message_of
 
 __all__ = ["recv_mm", "send_mm"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mmformat.model import MultimodalInputs
 from mmformat.arena import Arena, ArenaReader
+from mmformat.model import MultimodalInputs
 from mmformat.shm import Handle
 
 __all__ = ["Readers"]
@@ -14,7 +14,7 @@ class Readers:
 
     Parameters
     ----------
-    reader : int
+    rank : int
         This rank's number in every arena.
     device : str, optional
         Where the tensors are wanted, as ``"cuda:0"``; dictionaries are expanded there.
@@ -25,15 +25,15 @@ class Readers:
     --------
     >>> import mmformat as mm
     >>> readers = Readers(0)
-    >>> with mm.Arena.create(nbytes=2**20, readers=1) as arena:
+    >>> with mm.Arena.create(nbytes=2**20, ranks=1) as arena:
     ...     handle = bytes(arena.put(mm.MultimodalInputs(request_data={"im_token_id": 7})))
     ...     readers.get(handle).request_data
     ...     readers.close()
     {'im_token_id': 7}
     """
 
-    def __init__(self, reader: int, *, device: str | None = None, expand: bool = True) -> None:
-        self._reader = reader
+    def __init__(self, rank: int, *, device: str | None = None, expand: bool = True) -> None:
+        self._reader = rank
         self._device = device
         self._expand = expand
         self._readers: dict[str, ArenaReader] = {}
@@ -47,7 +47,7 @@ class Readers:
             As :meth:`mmformat.Arena.attach`.
         """
         if name not in self._readers:
-            self._readers[name] = Arena.attach(name, reader=self._reader, device=self._device)
+            self._readers[name] = Arena.attach(name, rank=self._reader, device=self._device)
 
     def get(self, handle: bytes) -> MultimodalInputs:
         """Return the inputs of a handle.
@@ -82,5 +82,5 @@ class Readers:
     def _of(self, handle: bytes) -> ArenaReader:
         name = Handle.from_bytes(handle).name
         if name not in self._readers:
-            self._readers[name] = Arena.attach(handle, reader=self._reader, device=self._device)
+            self._readers[name] = Arena.attach(handle, rank=self._reader, device=self._device)
         return self._readers[name]

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mmformat._extras import require
+from mmformat.adapters.frames import message_of
 from mmformat.errors import TransportError, TransportTimeoutError
 from mmformat.model import EncodedMessage, Limits
 from mmformat.model.arguments import check_type
-from mmformat.adapters.frames import message_of
 from mmformat.shm.handle import Handle
 
 if TYPE_CHECKING:

@@ -6,18 +6,18 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, overload
 
+from mmformat.arena.arena_reader import ArenaReader
+from mmformat.arena.arguments import check_choice, check_count, check_timeout
+from mmformat.arena.materialize_into import materialize_items, seal_in_place
+from mmformat.arena.owner import OwnedArena
+from mmformat.arena.putting import put_items, put_request
+from mmformat.arena.reservation import Reservation
 from mmformat.codec import encode
 from mmformat.errors import ArenaFullError
 from mmformat.model.compression import Compression
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.message import EncodedMessage
 from mmformat.model.tensors import TensorSpec
-from mmformat.arena.arguments import check_choice, check_count, check_timeout
-from mmformat.arena.materialize_into import materialize_items, seal_in_place
-from mmformat.arena.owner import OwnedArena
-from mmformat.arena.putting import put_items, put_request
-from mmformat.arena.arena_reader import ArenaReader
-from mmformat.arena.reservation import Reservation
 from mmformat.shm import Handle, ShmArena, ShmReader
 from mmformat.shm.segment import SHM_DIRECTORY
 
@@ -48,9 +48,9 @@ class Arena(OwnedArena):
     >>> import numpy as np
     >>> import mmformat as mm
     >>> item = mm.MultimodalDataItem(modality="IMAGE", feature=np.ones((2, 3), np.float32))
-    >>> with mm.Arena.create(nbytes=2**20, readers=1) as arena:
+    >>> with mm.Arena.create(nbytes=2**20, ranks=1) as arena:
     ...     handle = arena.put(mm.MultimodalInputs(items=[item]))
-    ...     with mm.Arena.attach(handle, reader=0) as reader:
+    ...     with mm.Arena.attach(handle, rank=0) as reader:
     ...         reader.get(handle).items[0].feature.sum()
     np.float32(6.0)
     """
@@ -60,7 +60,7 @@ class Arena(OwnedArena):
         cls,
         *,
         nbytes: int,
-        readers: int,
+        ranks: int,
         slots: int = 1024,
         backing: Literal["shm", "file", "memfd"] = "shm",
         directory: str | os.PathLike[str] | None = None,
@@ -73,7 +73,7 @@ class Arena(OwnedArena):
         ----------
         nbytes : int
             Bytes for messages; each takes whole pages of 4 KiB.
-        readers : int
+        ranks : int
             How many ranks read every message, 1 to 64.
         slots : int
             How many messages may be unreleased at once.
@@ -94,12 +94,12 @@ class Arena(OwnedArena):
         TransportError
             For arguments that cannot be.
         """
-        for word, value in (("nbytes", nbytes), ("readers", readers), ("slots", slots)):
+        for word, value in (("nbytes", nbytes), ("ranks", ranks), ("slots", slots)):
             check_count(value, word)
         return cls(
             ShmArena.create(
                 nbytes=nbytes,
-                readers=readers,
+                ranks=ranks,
                 slots=slots,
                 backing=backing,
                 directory=directory,
@@ -112,7 +112,7 @@ class Arena(OwnedArena):
     def attach(
         handle_or_name: Handle | bytes | str,
         *,
-        reader: int,
+        rank: int,
         directory: str | os.PathLike[str] = SHM_DIRECTORY,
         timeout_s: float = 0.0,
         device: torch.device | str | None = None,
@@ -125,7 +125,7 @@ class Arena(OwnedArena):
         ----------
         handle_or_name : Handle, bytes or str
             A handle of the arena, its bytes, or the arena's name.
-        reader : int
+        rank : int
             This rank's number, 0 to readers - 1; each process has its own.
         directory : path
             Where the segment's file lies.
@@ -153,7 +153,7 @@ class Arena(OwnedArena):
         """
         return ArenaReader.attach(
             handle_or_name,
-            reader=reader,
+            rank=rank,
             directory=directory,
             timeout_s=timeout_s,
             device=device,
@@ -165,7 +165,7 @@ class Arena(OwnedArena):
     def attach_fd(
         fd: int,
         *,
-        reader: int,
+        rank: int,
         device: torch.device | str | None = None,
         pin: bool = True,
         registry: object | None = None,
@@ -184,7 +184,7 @@ class Arena(OwnedArena):
         TransportError, PlacementError
             As :meth:`attach`.
         """
-        transport = ShmReader.attach_fd(fd, reader=reader, registry=registry)
+        transport = ShmReader.attach_fd(fd, rank=rank, registry=registry)
         return ArenaReader.on_device(transport, device=device, pin=pin, registry=registry)
 
     @overload
@@ -298,11 +298,11 @@ class Arena(OwnedArena):
         Examples
         --------
         >>> import mmformat as mm
-        >>> with mm.Arena.create(nbytes=2**20, readers=1) as arena:
+        >>> with mm.Arena.create(nbytes=2**20, ranks=1) as arena:
         ...     with arena.reserve([((2, 3), "float32")], library="numpy") as slot:
         ...         slot.tensors[0][:] = 7
         ...         handle = slot.seal()
-        ...     with mm.Arena.attach(handle, reader=0) as reader:
+        ...     with mm.Arena.attach(handle, rank=0) as reader:
         ...         reader.get(handle).items[0].feature.tolist()
         [[7.0, 7.0, 7.0], [7.0, 7.0, 7.0]]
         """
@@ -365,7 +365,7 @@ class Arena(OwnedArena):
         >>> from mmformat.media.image import QwenVLImageProcessor
         >>> photo = mm.Source(np.zeros((56, 84, 3), np.uint8))
         >>> item = mm.MultimodalDataItem(modality="IMAGE", feature=photo)
-        >>> with mm.Arena.create(nbytes=2**20, readers=1) as arena:
+        >>> with mm.Arena.create(nbytes=2**20, ranks=1) as arena:
         ...     inputs = mm.MultimodalInputs(items=[item])
         ...     handle, made = arena.materialize(inputs, QwenVLImageProcessor())
         >>> made.items[0].feature.shape

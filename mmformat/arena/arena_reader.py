@@ -9,19 +9,19 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from mmformat.arena.arguments import check_count, check_timeout
+from mmformat.arena.composed import fetch_composed, get_composed, release_composed
+from mmformat.arena.device_reader import ArenaOnDevice
 from mmformat.codec.decode import Library
+from mmformat.cuda.copy_stream import lane_of
+from mmformat.cuda.decode import decode, refuse_numpy
+from mmformat.cuda.device import is_cpu, resolve_device
+from mmformat.cuda.pending_inputs import PendingInputs, staged
+from mmformat.cuda.stats import PlacementStats
 from mmformat.errors import PlacementError, TransportError
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
-from mmformat.cuda.device import is_cpu, resolve_device
-from mmformat.cuda.copy_stream import lane_of
-from mmformat.cuda.stats import PlacementStats
-from mmformat.arena.arguments import check_count, check_timeout
-from mmformat.arena.composed import fetch_composed, get_composed, release_composed
-from mmformat.cuda.decode import decode, refuse_numpy
-from mmformat.arena.device_reader import ArenaOnDevice
-from mmformat.cuda.pending_inputs import PendingInputs, staged
 from mmformat.shm import Handle, ShmReader
 from mmformat.shm.segment import SHM_DIRECTORY
 
@@ -67,7 +67,7 @@ class ArenaReader:
         cls,
         handle_or_name: Handle | bytes | str,
         *,
-        reader: int,
+        rank: int,
         directory: str | os.PathLike[str] = SHM_DIRECTORY,
         timeout_s: float = 0.0,
         device: torch.device | str | None = None,
@@ -75,14 +75,14 @@ class ArenaReader:
         registry: object | None = None,
     ) -> Self:
         """Attach to the arena of a handle, its bytes, or its name; see :meth:`Arena.attach`."""
-        check_count(reader, "reader")
+        check_count(rank, "rank")
         check_timeout(timeout_s)
         target = handle_or_name if isinstance(handle_or_name, str) else _handle(handle_or_name)
         deadline_s = time.monotonic() + timeout_s
         while True:
             try:
                 transport = ShmReader.attach(
-                    target, reader=reader, directory=directory, registry=registry
+                    target, rank=rank, directory=directory, registry=registry
                 )
                 return cls.on_device(transport, device=device, pin=pin, registry=registry)
             except TransportError as error:

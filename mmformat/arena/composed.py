@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mmformat.arena.index import composed, unpack_index
 from mmformat.codec.decode import Library
+from mmformat.cuda.copy_stream import Lane
+from mmformat.cuda.decode import decode
+from mmformat.cuda.pending_inputs import JoinedInputs, PendingInputs, staged
 from mmformat.errors import PlacementError, StaleHandleError
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
-from mmformat.cuda.copy_stream import Lane
-from mmformat.cuda.decode import decode
-from mmformat.arena.index import composed, unpack_index
-from mmformat.cuda.pending_inputs import JoinedInputs, PendingInputs, staged
 from mmformat.shm import Handle, Hold, ShmReader
 
 if TYPE_CHECKING:

@@ -8,15 +8,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from mmformat._arrow import buffer_of
+from mmformat.arena.arena import Arena
+from mmformat.arena.arena_reader import ArenaReader
+from mmformat.arena.arguments import check_timeout
 from mmformat.codec import encode
+from mmformat.cuda.device import is_cpu, resolve_device
+from mmformat.cuda.pending_inputs import PendingInputs
 from mmformat.errors import PlacementError, TransportError
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
-from mmformat.cuda.device import is_cpu, resolve_device
-from mmformat.arena.arena import Arena
-from mmformat.arena.arguments import check_timeout
-from mmformat.cuda.pending_inputs import PendingInputs
-from mmformat.arena.arena_reader import ArenaReader
 from mmformat.shm import Handle
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class DeviceArena:
     ----------
     nbytes : int
         Of the pool, and of the host's arena beside it unless ``host_nbytes`` is given.
-    readers : int
+    ranks : int
         How many ranks read every message, 1 to 64.
     device : str or torch.device, default "cuda"
         Where the pool is.
@@ -68,8 +68,8 @@ class DeviceArena:
     >>> import numpy as np
     >>> import mmformat as mm
     >>> inputs = mm.MultimodalInputs(request_data={"a": np.arange(3)})
-    >>> with DeviceArena(nbytes=2**21, readers=1, device="cpu") as arena:  # a GPU is "cuda:0"
-    ...     with DeviceArenaReader(arena.name, reader=0, device="cpu") as rank:
+    >>> with DeviceArena(nbytes=2**21, ranks=1, device="cpu") as arena:  # a GPU is "cuda:0"
+    ...     with DeviceArenaReader(arena.name, rank=0, device="cpu") as rank:
     ...         rank.get(arena.put(inputs)).request_data["a"].tolist()
     [0, 1, 2]
     """
@@ -78,28 +78,26 @@ class DeviceArena:
         self,
         *,
         nbytes: int,
-        readers: int,
+        ranks: int,
         device: torch.device | str = "cuda",
         host_nbytes: int | None = None,
         registry: object | None = None,
     ) -> None:
         self.reason: str | None = None
-        self._readers = readers
+        self._readers = ranks
         self._pool: DevicePool | None = None
         self._device: torch.device | None = None
         try:
             self._device = resolve_device(device)
             from mmformat.cuda.device_pool import DevicePool
 
-            self._pool = DevicePool(nbytes=nbytes, readers=readers, device=self._device)
+            self._pool = DevicePool(nbytes=nbytes, ranks=ranks, device=self._device)
         except (PlacementError, TransportError) as error:
             if error.code not in ("cuda-ipc", "device-memory", "no-cuda") and not is_cpu(device):
                 raise
             self._give_up(str(error))
         try:
-            self._host = Arena.create(
-                nbytes=host_nbytes or nbytes, readers=readers, registry=registry
-            )
+            self._host = Arena.create(nbytes=host_nbytes or nbytes, ranks=ranks, registry=registry)
         except BaseException:
             if self._pool is not None:
                 self._pool.close()
@@ -194,7 +192,7 @@ class DeviceArenaReader:
     ----------
     name : str
         Of the arena.
-    reader : int
+    rank : int
         This rank's number; each process has its own.
     device : str or torch.device
         This rank's device; ``"cpu"`` goes through the host.
@@ -216,13 +214,13 @@ class DeviceArenaReader:
         self,
         name: str,
         *,
-        reader: int,
+        rank: int,
         device: torch.device | str,
         registry: object | None = None,
     ) -> None:
         self.reason: str | None = None
         self._device = device
-        self._number = reader
+        self._number = rank
         self._registry = registry
         self._host: ArenaReader | None = None
         self._pool: DevicePoolReader | None = None
@@ -290,7 +288,7 @@ class DeviceArenaReader:
         from mmformat.cuda.device_pool import DevicePoolReader
 
         pool = DevicePoolReader(
-            self._pool_name, reader=self._number, device=self._device, registry=self._registry
+            self._pool_name, rank=self._number, device=self._device, registry=self._registry
         )
         try:
             pool.reach(ipc)
@@ -316,7 +314,7 @@ class DeviceArenaReader:
 
     def _attach_host(self) -> ArenaReader:
         self._host = Arena.attach(
-            self._host_name, reader=self._number, device=self._device, registry=self._registry
+            self._host_name, rank=self._number, device=self._device, registry=self._registry
         )
         return self._host
 

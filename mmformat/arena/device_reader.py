@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Final
 
 from mmformat.codec.peek import is_compressed
 from mmformat.codec.spans import Spans
+from mmformat.cuda.copy_stream import Lane
+from mmformat.cuda.decode import decode_staged, decode_with, lend, room_in
+from mmformat.cuda.event_callbacks import Releases
+from mmformat.cuda.metrics import RankMetrics
+from mmformat.cuda.pending_inputs import PendingInputs
+from mmformat.cuda.registration import Registration
+from mmformat.cuda.stats import PlacementStats
 from mmformat.errors import PlacementError
 from mmformat.model.limits import Limits
-from mmformat.cuda.copy_stream import Lane
-from mmformat.cuda.metrics import RankMetrics
-from mmformat.cuda.registration import Registration
-from mmformat.cuda.event_callbacks import Releases
-from mmformat.cuda.stats import PlacementStats
-from mmformat.cuda.decode import decode_staged, decode_with, lend, room_in
-from mmformat.cuda.pending_inputs import PendingInputs
 from mmformat.shm import Handle, Hold, ShmReader
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mmformat.codec import encode
-from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.arena.identity import message_identity
 from mmformat.arena.index import content_of
 from mmformat.arena.multi_slot import ItemSlots
 from mmformat.arena.reservation import Reservation
+from mmformat.codec import encode
+from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.shm import Handle, ShmArena
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from mmformat.arena.identity import message_identity
+from mmformat.arena.index import Entry, content_of, pack_index, without_content
 from mmformat.codec import encode
 from mmformat.errors import EncodeError
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.message import EncodedMessage
-from mmformat.arena.identity import message_identity
-from mmformat.arena.index import Entry, content_of, pack_index, without_content
 from mmformat.shm import Handle, ShmArena
 
 __all__ = ["ItemSlots"]

@@ -6,8 +6,8 @@ import time
 from types import TracebackType
 from typing import Self
 
-from mmformat.errors import TransportError
 from mmformat.arena.arguments import check_timeout
+from mmformat.errors import TransportError
 from mmformat.shm import ArenaStats, Handle, ShmArena
 
 __all__ = ["OwnedArena"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from mmformat.arena.identity import message_identity
+from mmformat.arena.multi_slot import ItemSlots
 from mmformat.codec import encode
 from mmformat.model.compression import Compression
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.message import EncodedMessage
-from mmformat.arena.identity import message_identity
-from mmformat.arena.multi_slot import ItemSlots
 from mmformat.shm import Handle, ShmArena
 
 __all__ = ["put_items", "put_request"]

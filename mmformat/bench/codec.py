@@ -108,8 +108,8 @@ def _opened(names: Sequence[str], chosen: Payload) -> Iterator[dict[str, Arm]]:
     try:
         for name in names:
             sides[name] = make_arm(name)
-            sides[name].open(nbytes=chosen.nbytes, readers=1)
-            sides[name].attach(reader=0)
+            sides[name].open(nbytes=chosen.nbytes, ranks=1)
+            sides[name].attach(rank=0)
         yield sides
     finally:
         for arm in sides.values():

@@ -8,13 +8,13 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from mmformat.arena import Arena, ArenaReader
 from mmformat.bench.codec import rounds_for
 from mmformat.bench.payloads import PAYLOADS, digests_of, payload, stamp, tensors_of
 from mmformat.bench.results import Cell, Result
 from mmformat.bench.scenarios import SCENARIOS, Follow
 from mmformat.measure import Samples, clock_ns, minor_faults, turns, without_collection
 from mmformat.model import MultimodalInputs
-from mmformat.arena import Arena, ArenaReader
 from mmformat.shm import ShmArena
 
 __all__ = ["run_put"]
@@ -69,8 +69,8 @@ def run_put(
 def _measured(name: str, arms: Sequence[str], rounds: int) -> list[Cell]:
     chosen = payload(name)
     inputs = chosen.make(0)
-    transport = ShmArena.create(nbytes=chosen.nbytes + 2**22, readers=1)
-    with Arena(transport) as arena, Arena.attach(arena.name, reader=0) as reader:
+    transport = ShmArena.create(nbytes=chosen.nbytes + 2**22, ranks=1)
+    with Arena(transport) as arena, Arena.attach(arena.name, rank=0) as reader:
         cases: dict[str, Callable[[], int]] = {
             "arena-put": lambda: _put(arena, reader, inputs),
             "memcpy": lambda: _memcpy(transport, inputs, copyto=True),

@@ -30,7 +30,7 @@ examples:
   mmformat bench --quick --json now.json --compare before.json
   mmformat bench codec --payload image --json codec.json
   mmformat bench fanout --payload image --arm mmformat-arena --arm pickle5 --rounds 15
-  mmformat bench growth --readers 4 --full
+  mmformat bench growth --ranks 4 --full
   mmformat bench counts --compare benchmarks/results/counts.json
   mmformat bench report codec.json fanout.json -o report.md
 """
@@ -88,15 +88,15 @@ def _add(scenarios: Subparsers, described: Scenario) -> None:
     add_comparison(parser, nested=True)
     if described.name == "fanout":
         parser.add_argument(
-            "--readers", type=positive, default=4, metavar="N", help="reader processes (default: 4)"
+            "--ranks", type=positive, default=4, metavar="N", help="rank processes (default: 4)"
         )
     if described.name == "growth":
         parser.add_argument(
-            "--readers",
+            "--ranks",
             type=positive,
             action="append",
             metavar="N",
-            help="reader processes of the knee; may be repeated (default: 1, 2, 4 and 8)",
+            help="rank processes of the knee; may be repeated (default: 1, 2, 4 and 8)",
         )
         parser.add_argument(
             "--full", action="store_true", help="all sizes up to 512 MB; about half an hour"
@@ -116,7 +116,7 @@ def _run(described: Scenario, arguments: argparse.Namespace, output: Output) -> 
         arms = arguments.arm or described.quick_arms or arms
     more: dict[str, Any] = {
         name: getattr(arguments, name)
-        for name in ("readers", "full", "folder")
+        for name in ("ranks", "full", "folder")
         if getattr(arguments, name, None) is not None
     }
     with output.progress(f"bench {described.name}") as follow:

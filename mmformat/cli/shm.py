@@ -101,9 +101,9 @@ def _list(arguments: argparse.Namespace, output: Output) -> int:
         output.note(f"no arena of yours in {arguments.directory}")
     else:
         output.table(
-            ("name", "size", "age", "producer", "readers", "state"),
+            ("name", "size", "age", "producer", "ranks", "state"),
             [_row(info) for info in found],
-            right=("size", "age", "readers"),
+            right=("size", "age", "ranks"),
         )
     return 0
 
@@ -111,7 +111,7 @@ def _list(arguments: argparse.Namespace, output: Output) -> int:
 def _row(info: SegmentInfo) -> tuple[str, ...]:
     age = "" if info.created_ns is None else f"{time.time() - info.created_ns / 1e9:,.0f} s"
     pid = "" if info.producer_pid is None else f"pid {info.producer_pid}"
-    readers = "" if info.readers is None else f"{info.readers_alive} of {info.readers}"
+    readers = "" if info.ranks is None else f"{info.ranks_alive} of {info.ranks}"
     state = "alive" if info.producer_alive else "held by readers" if not info.dead else "dead"
     return info.name, megabytes(info.nbytes), age, pid, readers, state
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
-from mmformat._cudart import HOST_TO_DEVICE, library, words_of
+from mmformat.cuda.cudart import HOST_TO_DEVICE, library, words_of
 from mmformat.errors import PlacementError
 
 if TYPE_CHECKING:

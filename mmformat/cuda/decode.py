@@ -12,17 +12,17 @@ from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
 from mmformat.codec.schema import ALIGNMENT
 from mmformat.codec.spans import Spans, open_spans
 from mmformat.codec.stream import read_batches
+from mmformat.cuda.copy_stream import Lane, lane_of
+from mmformat.cuda.device import is_cpu, resolve_device
+from mmformat.cuda.device_views import FrameMap, Landing
+from mmformat.cuda.expand import expand_codes
+from mmformat.cuda.pinned_scratch import Unpacked
+from mmformat.cuda.staging import staging_of
 from mmformat.errors import IntegrityError, ModelError, PlacementError
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.dtypes import torch_dtype
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
-from mmformat.cuda.device import is_cpu, resolve_device
-from mmformat.cuda.expand import expand_codes
-from mmformat.cuda.device_views import FrameMap, Landing
-from mmformat.cuda.copy_stream import Lane, lane_of
-from mmformat.cuda.staging import staging_of
-from mmformat.cuda.pinned_scratch import Unpacked
 
 if TYPE_CHECKING:
     import torch

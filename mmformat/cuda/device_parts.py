@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from mmformat._arrow import buffer_of
-from mmformat._cudart import ANY_TO_ANY, library, words_of
 from mmformat.codec.columns import INLINE_NBYTES
 from mmformat.codec.spans import Spans
 from mmformat.codec.tensors import numpy_view, torch_view
+from mmformat.cuda.cudart import ANY_TO_ANY, library, words_of
 from mmformat.errors import DecodeError, TransportError
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.item import MultimodalInputs

@@ -9,17 +9,17 @@ from typing import Self
 import torch
 
 from mmformat.codec import encode
+from mmformat.cuda.copy_stream import lane_of
+from mmformat.cuda.decode import decode_with
+from mmformat.cuda.device import resolve_device
+from mmformat.cuda.device_parts import Plan, copy_parts, joined
+from mmformat.cuda.event_callbacks import Releases
+from mmformat.cuda.ipc import CudaPool, CudaPoolReader
+from mmformat.cuda.metrics import RankMetrics
+from mmformat.cuda.pending_inputs import PendingInputs
+from mmformat.cuda.stats import PlacementStats
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
-from mmformat.cuda.device import resolve_device
-from mmformat.cuda.copy_stream import lane_of
-from mmformat.cuda.metrics import RankMetrics
-from mmformat.cuda.event_callbacks import Releases
-from mmformat.cuda.stats import PlacementStats
-from mmformat.cuda.decode import decode_with
-from mmformat.cuda.device_parts import Plan, copy_parts, joined
-from mmformat.cuda.pending_inputs import PendingInputs
-from mmformat.cuda.ipc import CudaPool, CudaPoolReader
 from mmformat.shm import ArenaStats, Handle
 
 __all__ = ["DevicePool", "DevicePoolReader"]
@@ -32,7 +32,7 @@ class DevicePool:
     ----------
     nbytes : int
         Of the pool; each message takes whole granules of 256 KiB.
-    readers : int
+    ranks : int
         How many ranks read every message, 1 to 64.
     device : str or torch.device, default "cuda"
         Where the pool is.
@@ -47,9 +47,9 @@ class DevicePool:
     **Lifetime**: a message's memory is used again when every living rank has copied it, or died.
     """
 
-    def __init__(self, *, nbytes: int, readers: int, device: torch.device | str = "cuda") -> None:
+    def __init__(self, *, nbytes: int, ranks: int, device: torch.device | str = "cuda") -> None:
         self._device = resolve_device(device)
-        self._pool = CudaPool(nbytes=nbytes, readers=readers, device=self._device.index)
+        self._pool = CudaPool(nbytes=nbytes, ranks=ranks, device=self._device.index)
 
     @property
     def name(self) -> str:
@@ -124,7 +124,7 @@ class DevicePoolReader:
     ----------
     name : str
         Of the pool.
-    reader : int
+    rank : int
         This rank's number; each process has its own, and none is the producer's process.
     device : str or torch.device
         This rank's device. The pool is opened from here, so the rank has no context elsewhere.
@@ -141,12 +141,12 @@ class DevicePoolReader:
         self,
         name: str,
         *,
-        reader: int,
+        rank: int,
         device: torch.device | str,
         registry: object | None = None,
     ) -> None:
         self._device = resolve_device(device)
-        self._pool = CudaPoolReader(name, reader=reader, device=self._device.index)
+        self._pool = CudaPoolReader(name, rank=rank, device=self._device.index)
         self._lane = lane_of(self._device)
         self._releases = Releases()
         self.stats = PlacementStats()

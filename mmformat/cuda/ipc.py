@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
-from mmformat._cudart import (
+from mmformat.cuda.cudart import (
     ANY_TO_ANY,
     IPC_HANDLE_NBYTES,
     IpcMemoryHandle,
@@ -89,7 +89,7 @@ class CudaPool:
     ----------
     nbytes : int
         Of the pool; rounded up to granules of 256 KiB.
-    readers : int
+    ranks : int
         How many ranks read every slot, 1 to 64.
     device : int
         The CUDA device.
@@ -107,7 +107,7 @@ class CudaPool:
     **Lifetime**: :meth:`close` gives the memory back; ranks must be done by then.
     """
 
-    def __init__(self, *, nbytes: int, readers: int, device: int, slots: int = 1024) -> None:
+    def __init__(self, *, nbytes: int, ranks: int, device: int, slots: int = 1024) -> None:
         import torch
 
         whole = max(-(-nbytes // GRANULE_NBYTES) * GRANULE_NBYTES, _WHOLE_NBYTES)
@@ -133,7 +133,7 @@ class CudaPool:
         self.ipc = bytes(ipc)
         try:
             self._arena = ShmArena.create(
-                nbytes=whole // GRANULE_NBYTES * PAGE, readers=readers, slots=slots
+                nbytes=whole // GRANULE_NBYTES * PAGE, ranks=ranks, slots=slots
             )
         except BaseException:
             self._free()
@@ -204,7 +204,7 @@ class CudaPoolReader:
     ----------
     name_or_handle : str or Handle
         What the producer announced.
-    reader : int
+    rank : int
         The rank.
     device : int
         Its CUDA device; nothing is ever placed on the producer's.
@@ -215,9 +215,9 @@ class CudaPoolReader:
         As :meth:`ShmReader.attach`.
     """
 
-    def __init__(self, name_or_handle: str | Handle, *, reader: int, device: int) -> None:
+    def __init__(self, name_or_handle: str | Handle, *, rank: int, device: int) -> None:
         self.device = device
-        self._reader = ShmReader.attach(name_or_handle, reader=reader)
+        self._reader = ShmReader.attach(name_or_handle, rank=rank)
         self._mapping, self._first = self._reader.map_data()
         self._ipc = b""
         self._address = 0

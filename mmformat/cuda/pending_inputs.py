@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmformat.cuda.copy_stream import Lane
+from mmformat.cuda.decode import decode_staged, lend
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
-from mmformat.cuda.copy_stream import Lane
-from mmformat.cuda.decode import decode_staged, lend
 
 if TYPE_CHECKING:
     import torch

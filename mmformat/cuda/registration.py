@@ -8,7 +8,7 @@ import mmap
 from typing import TYPE_CHECKING, Final
 
 from mmformat._arrow import buffer_of
-from mmformat._cudart import forget_last_error, torch_runtime
+from mmformat.cuda.cudart import forget_last_error, torch_runtime
 from mmformat.errors import PlacementError
 
 if TYPE_CHECKING:

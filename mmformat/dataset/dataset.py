@@ -12,9 +12,11 @@ from typing import Any, Final, NamedTuple, SupportsIndex, TypeVar
 
 from blake3 import blake3
 
+from mmformat.arena.arguments import check_timeout
 from mmformat.codec import encode
 from mmformat.codec.decode import Library, decode
 from mmformat.codec.verify import verify
+from mmformat.dataset.index import SUFFIX, DatasetIndex, Entry
 from mmformat.errors import DecodeError, IntegrityError, MMFormatError, ModelError, TransportError
 from mmformat.model.arguments import check_path
 from mmformat.model.compression import Compression
@@ -22,8 +24,6 @@ from mmformat.model.identity import identity_of
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
-from mmformat.arena.arguments import check_timeout
-from mmformat.dataset.index import SUFFIX, DatasetIndex, Entry
 from mmformat.share.journal import open_new
 
 __all__ = ["Dataset", "DatasetFinding", "open_dataset"]

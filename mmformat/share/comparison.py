@@ -7,10 +7,10 @@ from typing import Any
 
 from blake3 import blake3
 
+from mmformat.cuda.decode import decode
 from mmformat.errors import IntegrityError
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.tensors import is_tensor, tensor_buffer, tensor_spec
-from mmformat.cuda.decode import decode
 
 __all__ = ["digests", "verify_file"]
 

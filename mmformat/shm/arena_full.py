@@ -16,7 +16,7 @@ _NAMED: int = 8
 class Holding:
     """Count what one rank keeps from being used again."""
 
-    reader: int
+    rank: int
     slots: int
     nbytes: int
     ever_attached: bool
@@ -76,12 +76,12 @@ class Shortage:
         return "too few bytes are free"
 
     def _remedies(self) -> list[str]:
-        absent = [str(each.reader) for each in self.holdings if not each.ever_attached]
+        absent = [str(each.rank) for each in self.holdings if not each.ever_attached]
         remedies = []
         if absent:
             remedies.append(
                 f"attach {_ranks(absent)}, which everything since the start is kept for, or create "
-                "the arena for fewer readers"
+                "the arena for fewer ranks"
             )
         if len(absent) < len(self.holdings):
             remedies.append("drop the tensors in the ranks, or release their handles, sooner")
@@ -98,7 +98,7 @@ class Shortage:
 def _held(holdings: tuple[Holding, ...], *, slots: bool) -> str:
     worst = sorted(holdings, key=lambda each: each.slots if slots else each.nbytes, reverse=True)
     texts = [
-        f"rank {each.reader} holds {each.slots} ({each.nbytes:,} bytes)"
+        f"rank {each.rank} holds {each.slots} ({each.nbytes:,} bytes)"
         + ("" if each.ever_attached else " and has never attached")
         for each in worst[:_NAMED]
     ]

@@ -17,7 +17,7 @@ Backing: TypeAlias = Literal["shm", "file", "memfd"]
 """A file of /dev/shm, a file of a directory, or memory without a name."""
 
 
-def check_counts(*, nbytes: int, readers: int, slots: int) -> None:
+def check_counts(*, nbytes: int, ranks: int, slots: int) -> None:
     """Refuse an arena that no header could describe.
 
     Raises
@@ -25,7 +25,7 @@ def check_counts(*, nbytes: int, readers: int, slots: int) -> None:
     TransportError
         With code ``arena-argument``.
     """
-    bounds = (("nbytes", nbytes, 2**62), ("readers", readers, MAX_READERS))
+    bounds = (("nbytes", nbytes, 2**62), ("ranks", ranks, MAX_READERS))
     for name, value, most in (*bounds, ("slots", slots, MAX_SLOTS)):
         if type(value) is not int:
             raise TransportError(

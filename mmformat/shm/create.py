@@ -14,17 +14,17 @@ from typing import Final
 from mmformat.errors import ArenaFullError, TransportError
 from mmformat.shm import liveness
 from mmformat.shm.cgroup import memory_left_nbytes, memory_limit_nbytes
+from mmformat.shm.failpoints import step
+from mmformat.shm.fence import fence
 from mmformat.shm.handle import check_name
 from mmformat.shm.huge_pages import gather_pages, plant_pages
 from mmformat.shm.layout import PAGE, READY, STATE_WORD, Layout, page_ceiling
-from mmformat.shm.fence import fence
 from mmformat.shm.segment import (
     MEMFD_PREFIX,
     SHM_DIRECTORY,
     Segment,
     lock_description,
 )
-from mmformat.shm.failpoints import step
 from mmformat.shm.sweep import describe
 
 __all__ = ["create", "room_hint"]
@@ -113,9 +113,9 @@ def _who_has(path: Path) -> str:
         return "it is no segment of this user: choose another name"
     if found.producer_alive:
         return f"its producer lives (pid {found.producer_pid}): end it, or choose another name"
-    if found.readers_alive:
+    if found.ranks_alive:
         return (
-            f"its producer is dead, and {found.readers_alive} of its ranks still hold it: restart "
+            f"its producer is dead, and {found.ranks_alive} of its ranks still hold it: restart "
             "them too, or choose another name; when they are gone the name is free"
         )
     return "it died meanwhile: create again, which removes it"
@@ -175,7 +175,7 @@ def _open_locked(directory: Path | None, name: str | None, layout: Layout) -> Se
 def create(
     *,
     data_nbytes: int,
-    readers: int,
+    ranks: int,
     slots: int,
     directory: Path | None,
     name: str | None = None,
@@ -193,7 +193,7 @@ def create(
     """
     pid = os.getpid()
     layout = Layout(
-        readers=readers,
+        ranks=ranks,
         slots=slots,
         data_nbytes=page_ceiling(data_nbytes),
         producer_pid=pid,

@@ -120,7 +120,7 @@ def diagnose(
         )
     arena = needed_nbytes(requests=requests, request_nbytes=request_nbytes)
     segment = Layout(
-        readers=tp,
+        ranks=tp,
         slots=min(MAX_SLOTS, max(1024, requests * _SLOTS_PER_REQUEST)),
         data_nbytes=arena,
         producer_pid=0,

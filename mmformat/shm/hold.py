@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mmformat.shm.reader_state import Claims
     from mmformat.shm.handle import Handle
+    from mmformat.shm.reader_state import Claims
 
 __all__ = ["Hold"]
 

@@ -63,7 +63,7 @@ def page_ceiling(nbytes: int) -> int:
 class Layout:
     """Describe one segment; every offset follows from the numbers in its header."""
 
-    readers: int
+    ranks: int
     slots: int
     data_nbytes: int
     producer_pid: int
@@ -90,16 +90,16 @@ class Layout:
     @property
     def data_offset(self) -> int:
         """Byte offset of the first slot."""
-        return self.rows_offset + self.readers * self.row_nbytes
+        return self.rows_offset + self.ranks * self.row_nbytes
 
     @property
     def segment_nbytes(self) -> int:
         """Bytes of the whole segment."""
         return self.data_offset + self.data_nbytes
 
-    def row(self, reader: int) -> int:
+    def row(self, rank: int) -> int:
         """Return the index of a reader's row among the words."""
-        return (self.rows_offset + reader * self.row_nbytes) // 8
+        return (self.rows_offset + rank * self.row_nbytes) // 8
 
     def pack(self) -> bytes:
         """Return the fixed part of the header."""
@@ -107,7 +107,7 @@ class Layout:
             MAGIC,
             VERSION,
             PAGE,
-            self.readers,
+            self.ranks,
             self.slots,
             self.data_nbytes,
             self.producer_pid,
@@ -133,7 +133,7 @@ class Layout:
                 code="segment-size",
             )
         fixed = header[: _FIXED.size]
-        magic, version, page, readers, slots, data, pid, start, created, segment, boot = (
+        magic, version, page, ranks, slots, data, pid, start, created, segment, boot = (
             _FIXED.unpack(fixed)
         )
         if magic != MAGIC:
@@ -147,7 +147,7 @@ class Layout:
         if _CRC.unpack_from(header, _FIXED.size)[0] != zlib.crc32(fixed):
             raise TransportError("expected a header that matches its checksum", code="segment-crc")
         layout = cls(
-            readers=readers,
+            ranks=ranks,
             slots=slots,
             data_nbytes=data,
             producer_pid=pid,
@@ -156,10 +156,10 @@ class Layout:
             segment_id=segment,
             boot_id=boot,
         )
-        possible = 1 <= readers <= MAX_READERS and 1 <= slots <= MAX_SLOTS and page == PAGE
+        possible = 1 <= ranks <= MAX_READERS and 1 <= slots <= MAX_SLOTS and page == PAGE
         if not possible or data % PAGE or layout.segment_nbytes != segment_nbytes:
             raise TransportError(
-                f"expected a segment of {layout.segment_nbytes:,} bytes for {readers} readers and "
+                f"expected a segment of {layout.segment_nbytes:,} bytes for {ranks} ranks and "
                 f"{slots} slots, got {segment_nbytes:,}",
                 code="segment-size",
             )

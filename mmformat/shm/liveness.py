@@ -14,7 +14,7 @@ __all__ = [
     "PRODUCER_BYTE",
     "boot_id",
     "is_locked",
-    "reader_byte",
+    "rank_byte",
     "start_time",
     "try_lock",
     "try_lock_all",
@@ -28,9 +28,9 @@ PRODUCER_BYTE: Final = 0
 _FLOCK: Final = struct.Struct("@hhqqi4x")
 
 
-def reader_byte(reader: int) -> int:
+def rank_byte(rank: int) -> int:
     """Return the byte of the segment whose lock says that this reader lives."""
-    return 1 + reader
+    return 1 + rank
 
 
 def _set(fd: int, kind: int, start: int, nbytes: int) -> None:

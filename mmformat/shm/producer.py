@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Final, Self
 
 from mmformat.errors import ArenaFullError, TransportError
 from mmformat.shm import fork
+from mmformat.shm.arena_full import Shortage
 from mmformat.shm.backing import Backing, check_counts, directory_of
 from mmformat.shm.create import create as create_segment
-from mmformat.shm.slot_table import Grants
+from mmformat.shm.extents import Extent, Ledger
+from mmformat.shm.failpoints import step
 from mmformat.shm.handle import Handle
 from mmformat.shm.layout import CLOSED, STATE_WORD
-from mmformat.shm.extents import Extent, Ledger
 from mmformat.shm.metrics import Metrics, metrics_of
 from mmformat.shm.segment import Segment
-from mmformat.shm.arena_full import Shortage
 from mmformat.shm.slot import Slot
+from mmformat.shm.slot_table import Grants
 from mmformat.shm.stats import ArenaStats
-from mmformat.shm.failpoints import step
 from mmformat.shm.sweep import sweep
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ShmArena:
 
     Examples
     --------
-    >>> with ShmArena.create(nbytes=2**20, readers=1) as arena:
+    >>> with ShmArena.create(nbytes=2**20, ranks=1) as arena:
     ...     with arena.reserve(5) as slot:
     ...         slot.view[:] = b"hello"
     ...         handle = slot.seal()
@@ -65,7 +65,7 @@ class ShmArena:
     def __init__(self, opened: Segment, mapping: mmap.mmap, metrics: Metrics | None) -> None:
         layout = opened.layout
         self.name = opened.name
-        self.readers = layout.readers
+        self.ranks = layout.ranks
         self.slots = layout.slots
         self.nbytes = layout.data_nbytes
         self._segment = opened
@@ -95,7 +95,7 @@ class ShmArena:
         cls,
         *,
         nbytes: int,
-        readers: int,
+        ranks: int,
         slots: int = 1024,
         backing: Backing = "shm",
         directory: str | os.PathLike[str] | None = None,
@@ -108,7 +108,7 @@ class ShmArena:
         ----------
         nbytes : int
             Bytes for the slots; each takes whole pages.
-        readers : int
+        ranks : int
             How many ranks read every slot, 1 to 64.
         slots : int
             How many handles may be unreleased at once.
@@ -134,14 +134,14 @@ class ShmArena:
         Segments of this user whose processes are all dead are removed first.
         **Cost**: every page is touched once, about 0.4 s a GiB.
         """
-        check_counts(nbytes=nbytes, readers=readers, slots=slots)
+        check_counts(nbytes=nbytes, ranks=ranks, slots=slots)
         place = directory_of(backing, directory)
         metrics = metrics_of(registry)
         if place is not None:
             for dead in sweep(place):
                 _LOG.warning("removed segment %s, whose processes are dead", dead)
         opened, mapping = create_segment(
-            data_nbytes=nbytes, readers=readers, slots=slots, directory=place, name=name
+            data_nbytes=nbytes, ranks=ranks, slots=slots, directory=place, name=name
         )
         return cls(opened, mapping, metrics)
 
@@ -289,7 +289,7 @@ class ShmArena:
 
     def __repr__(self) -> str:
         return (
-            f"ShmArena({self.name}, {self.nbytes:,} bytes, {self.readers} readers, "
+            f"ShmArena({self.name}, {self.nbytes:,} bytes, {self.ranks} ranks, "
             f"{len(self._grants)} of {self.slots} slots granted, {self._state})"
         )
 

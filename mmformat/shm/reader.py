@@ -12,16 +12,14 @@ from typing import Final, Self
 
 from mmformat.errors import StaleHandleError, TransportError
 from mmformat.model.arguments import check_path, check_type
-from mmformat.shm import fork
-from mmformat.shm import liveness
-from mmformat.shm import segment
-from mmformat.shm.reader_state import Claims
+from mmformat.shm import fork, liveness, segment
+from mmformat.shm.failpoints import step
 from mmformat.shm.handle import Handle
 from mmformat.shm.hold import Hold
 from mmformat.shm.mapping import Mapping
 from mmformat.shm.metrics import Metrics, metrics_of
+from mmformat.shm.reader_state import Claims
 from mmformat.shm.segment import SHM_DIRECTORY, Segment
-from mmformat.shm.failpoints import step
 
 __all__ = ["ShmReader"]
 
@@ -37,21 +35,21 @@ class ShmReader:
     Examples
     --------
     >>> from mmformat.shm import ShmArena
-    >>> with ShmArena.create(nbytes=2**20, readers=1) as arena:
+    >>> with ShmArena.create(nbytes=2**20, ranks=1) as arena:
     ...     slot = arena.reserve(5)
     ...     slot.view[:] = b"hello"
     ...     handle = slot.seal()
-    ...     with ShmReader.attach(handle, reader=0) as reader:
+    ...     with ShmReader.attach(handle, rank=0) as reader:
     ...         bytes(reader.map(handle))
     b'hello'
     """
 
-    def __init__(self, opened: Segment, reader: int, metrics: Metrics | None = None) -> None:
+    def __init__(self, opened: Segment, rank: int, metrics: Metrics | None = None) -> None:
         self.name = opened.name
-        self.reader = reader
+        self.rank = rank
         self._segment = opened
         self._metrics = metrics
-        self._claims = Claims(opened, reader)
+        self._claims = Claims(opened, rank)
         self._mappings: weakref.WeakSet[Mapping] = weakref.WeakSet()
         self._data_mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
         self._stuck: deque[Mapping] = deque()
@@ -62,7 +60,7 @@ class ShmReader:
         cls,
         name_or_handle: str | Handle,
         *,
-        reader: int,
+        rank: int,
         directory: str | os.PathLike[str] = SHM_DIRECTORY,
         registry: object | None = None,
     ) -> Self:
@@ -72,7 +70,7 @@ class ShmReader:
         ----------
         name_or_handle : str or Handle
             The segment, by the arena's name or by any handle of it.
-        reader : int
+        rank : int
             The rank, from 0.
         directory : path
             Where the segment lies.
@@ -95,7 +93,7 @@ class ShmReader:
         A rank that was never attached gets everything that was sealed since the segment exists. A
         rank that was, and died or detached, starts anew: older handles are stale for it.
         """
-        _check_reader(reader)
+        _check_rank(rank)
         handle = name_or_handle if isinstance(name_or_handle, Handle) else None
         name = name_or_handle.name if isinstance(name_or_handle, Handle) else name_or_handle
         place = check_path(directory, name="directory", error=TransportError, code="arena-argument")
@@ -103,10 +101,10 @@ class ShmReader:
         if handle is not None and handle.segment_id != opened.layout.segment_id:
             opened.close()
             raise StaleHandleError(f"expected a handle of the present {name}, got an old one")
-        return cls._enter(opened, reader, metrics_of(registry))
+        return cls._enter(opened, rank, metrics_of(registry))
 
     @classmethod
-    def attach_fd(cls, fd: int, *, reader: int, registry: object | None = None) -> Self:
+    def attach_fd(cls, fd: int, *, rank: int, registry: object | None = None) -> Self:
         """Open the segment behind a descriptor that was sent over a Unix socket; it is duplicated.
 
         Raises
@@ -114,7 +112,7 @@ class ShmReader:
         TransportError
             As :meth:`attach`; ``segment-unsafe`` also when the descriptor is none.
         """
-        _check_reader(reader)
+        _check_rank(rank)
         check_type(fd, int, "a descriptor", name="fd", error=TransportError, code="arena-argument")
         try:
             duplicate = os.dup(fd)
@@ -126,19 +124,19 @@ class ShmReader:
                 code="segment-unsafe",
             ) from error
         opened = segment.open_fd(duplicate, name="mmf-memfd")
-        return cls._enter(opened, reader, metrics_of(registry))
+        return cls._enter(opened, rank, metrics_of(registry))
 
     @classmethod
-    def _enter(cls, opened: Segment, reader: int, metrics: Metrics | None) -> Self:
+    def _enter(cls, opened: Segment, rank: int, metrics: Metrics | None) -> Self:
         try:
             step("attach.opened")
-            if not 0 <= reader < opened.layout.readers:
+            if not 0 <= rank < opened.layout.ranks:
                 raise TransportError(
-                    f"expected reader 0 to {opened.layout.readers - 1}, got {reader}", code="reader"
+                    f"expected reader 0 to {opened.layout.ranks - 1}, got {rank}", code="reader"
                 )
-            if not liveness.try_lock(opened.lock_fd, liveness.reader_byte(reader)):
+            if not liveness.try_lock(opened.lock_fd, liveness.rank_byte(rank)):
                 raise TransportError(
-                    f"expected reader {reader} to be free, got one that is attached",
+                    f"expected rank {rank} to be free, got one that is attached",
                     hint="each rank attaches once; give every process its own number",
                     code="reader-taken",
                 )
@@ -150,7 +148,7 @@ class ShmReader:
                     hint="attach to the segment of the producer that took over",
                     code="producer-gone",
                 )
-            self = cls(opened, reader, metrics)
+            self = cls(opened, rank, metrics)
         except BaseException as error:
             opened.close()
             if isinstance(error, OSError) and not isinstance(error, TransportError):
@@ -281,7 +279,7 @@ class ShmReader:
 
     def __repr__(self) -> str:
         claims = self._claims
-        return f"ShmReader({self.name}, reader {self.reader}, {len(claims)} slots, {claims.state})"
+        return f"ShmReader({self.name}, rank {self.rank}, {len(claims)} slots, {claims.state})"
 
     def _retry_stuck(self) -> None:
         for _ in range(len(self._stuck)):
@@ -309,8 +307,8 @@ class ShmReader:
         self._claims.disown()
 
 
-def _check_reader(reader: object) -> None:
-    if type(reader) is not int:
+def _check_rank(rank: object) -> None:
+    if type(rank) is not int:
         raise TransportError(
-            f"expected an int, got {type(reader).__name__}", path="$.reader", code="arena-argument"
+            f"expected an int, got {type(rank).__name__}", path="$.rank", code="arena-argument"
         )

@@ -9,11 +9,11 @@ from collections import deque
 
 from mmformat.errors import StaleHandleError, TransportError
 from mmformat.shm import liveness
+from mmformat.shm.failpoints import step
+from mmformat.shm.fence import fence
 from mmformat.shm.handle import Handle
 from mmformat.shm.layout import PAGE, RECORD_WORDS, ROW_WORDS
-from mmformat.shm.fence import fence
 from mmformat.shm.segment import Segment
-from mmformat.shm.failpoints import step
 
 __all__ = ["Claims"]
 
@@ -27,7 +27,7 @@ class Claims:
     ----------
     opened : Segment
         The segment, with the rank's lock held.
-    reader : int
+    rank : int
         The rank.
 
     Notes
@@ -36,11 +36,11 @@ class Claims:
     whoever holds the lock reads the notes after giving it back, so none is lost.
     """
 
-    def __init__(self, opened: Segment, reader: int) -> None:
+    def __init__(self, opened: Segment, rank: int) -> None:
         layout = opened.layout
         self.state = "open"
         self._name = opened.name
-        self._reader = reader
+        self._reader = rank
         self._segment = opened
         # Numbers that every get needs, worked out once.
         self._slots = layout.slots
@@ -50,7 +50,7 @@ class Claims:
         self._control = opened.map_shared(offset=0, nbytes=layout.rows_offset, writable=False)
         self._words = memoryview(self._control).cast("Q")
         self._row_mapping = opened.map_shared(
-            offset=layout.row(reader) * 8, nbytes=layout.row_nbytes, writable=True
+            offset=layout.row(rank) * 8, nbytes=layout.row_nbytes, writable=True
         )
         self._row = memoryview(self._row_mapping).cast("Q")
         self._live: dict[_Key, int] = {}
@@ -201,7 +201,7 @@ class Claims:
             raise TransportError("expected a handle within its segment", code="handle")
         if not handle.holders >> self._reader & 1:
             raise StaleHandleError(
-                f"expected a handle for reader {self._reader}, got one from before it attached"
+                f"expected a handle for rank {self._reader}, got one from before it attached"
             )
         slot, generation = f"slot {handle.slot}", handle.generation
         # Only this rank writes this word, so until it does the producer cannot use the slot again.

@@ -89,7 +89,7 @@ def open_path(name: str, *, directory: Path) -> Segment:
         raise TransportError(
             f"expected an arena with a file, got {name}, whose memory has no name",
             hint="its producer sends its descriptor (socket.send_fds([arena.fileno()])), and the "
-            "rank calls Arena.attach_fd(fd, reader=...)",
+            "rank calls Arena.attach_fd(fd, rank=...)",
             code="segment-memfd",
         )
     try:

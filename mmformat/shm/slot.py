@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from mmformat.errors import TransportError
+from mmformat.shm.extents import Extent
 from mmformat.shm.handle import Handle
 from mmformat.shm.layout import DIGEST_NBYTES
-from mmformat.shm.extents import Extent
 
 if TYPE_CHECKING:
     import mmap

@@ -8,12 +8,12 @@ from itertools import islice
 from typing import Final
 
 from mmformat.shm import liveness
+from mmformat.shm.arena_full import Holding
+from mmformat.shm.extents import Extent, Ledger
+from mmformat.shm.failpoints import step
+from mmformat.shm.fence import fence
 from mmformat.shm.handle import Handle
 from mmformat.shm.layout import DIGEST_NBYTES, RECORD_WORDS, ROW_WORDS, Layout
-from mmformat.shm.extents import Extent, Ledger
-from mmformat.shm.fence import fence
-from mmformat.shm.arena_full import Holding
-from mmformat.shm.failpoints import step
 
 __all__ = ["Grants"]
 
@@ -55,7 +55,7 @@ class Grants:
         self._lock_fd = lock_fd
         self._ledger = ledger
         # Where each reader's row starts among the words; every put looks at all of them.
-        self._rows = [layout.row(reader) for reader in range(layout.readers)]
+        self._rows = [layout.row(rank) for rank in range(layout.ranks)]
         self._records_word = layout.records_word
         self._generations = [0] * layout.slots
         self._granted: dict[int, _Grant] = {}
@@ -67,22 +67,22 @@ class Grants:
     @property
     def present(self) -> int:
         """How many readers are attached and not known to be dead."""
-        return sum(self._is_present(reader) for reader in range(len(self._rows)))
+        return sum(self._is_present(rank) for rank in range(len(self._rows)))
 
     def holdings(self) -> tuple[Holding, ...]:
         """Return what each rank has not released, for those that hold anything."""
         found = []
-        for reader, row in enumerate(self._rows):
+        for rank, row in enumerate(self._rows):
             held = [
                 grant.extent.content_nbytes
                 for record, grant in self._granted.items()
-                if grant.holders >> reader & 1
+                if grant.holders >> rank & 1
                 and self._words[row + ROW_WORDS + record] < grant.generation
             ]
             if held:
                 ever = self._words[row] != 0
                 found.append(
-                    Holding(reader=reader, slots=len(held), nbytes=sum(held), ever_attached=ever)
+                    Holding(rank=rank, slots=len(held), nbytes=sum(held), ever_attached=ever)
                 )
         return tuple(found)
 
@@ -90,9 +90,9 @@ class Grants:
         """Make a sealed slot valid for every reader that is there or still to come."""
         generation = self._generations[record] = self._generations[record] + 1
         holders = 0
-        for reader in range(len(self._rows)):
-            if self._is_waited_for(reader):
-                holders |= 1 << reader
+        for rank in range(len(self._rows)):
+            if self._is_waited_for(rank):
+                holders |= 1 << rank
         words, at = self._words, self._records_word + record * RECORD_WORDS
         words[at] = 0
         words[at + 1] = extent.offset
@@ -130,12 +130,12 @@ class Grants:
         words, rows = self._words, self._rows
         for record in list(islice(self._granted, most)):
             grant = self._granted[record]
-            holders, reader = grant.holders, 0
+            holders, rank = grant.holders, 0
             while holders:
-                if holders & 1 and words[rows[reader] + ROW_WORDS + record] < grant.generation:
+                if holders & 1 and words[rows[rank] + ROW_WORDS + record] < grant.generation:
                     break
                 holders >>= 1
-                reader += 1
+                rank += 1
             else:
                 # The loads above decide the stores to come, which no processor does beforehand.
                 del self._granted[record]
@@ -146,44 +146,44 @@ class Grants:
     def reap(self) -> int:
         """Find the readers that are gone, and return how many slots the dead ones still held."""
         reclaimed = 0
-        for reader, row in enumerate(self._rows):
+        for rank, row in enumerate(self._rows):
             # The word first, the lock second: a rank that restarts in between has the lock.
             word = self._words[row]
-            if word == 0 or self._gone.get(reader) == word:
+            if word == 0 or self._gone.get(rank) == word:
                 continue
             # Also of one that detached: a new process may hold the lock by now, and have given
             # back what was granted before it, yet be a holder of what is granted meanwhile.
-            if liveness.is_locked(self._lock_fd, liveness.reader_byte(reader)):
+            if liveness.is_locked(self._lock_fd, liveness.rank_byte(rank)):
                 continue
             died = bool(word & 1)
-            self._gone[reader] = word
-            reclaimed += self._take_from(reader, died=died)
+            self._gone[rank] = word
+            reclaimed += self._take_from(rank, died=died)
         self.reclaimed += reclaimed
         return reclaimed
 
-    def _is_present(self, reader: int) -> bool:
-        word = self._words[self._rows[reader]]
-        return bool(word & 1) and self._gone.get(reader) != word
+    def _is_present(self, rank: int) -> bool:
+        word = self._words[self._rows[rank]]
+        return bool(word & 1) and self._gone.get(rank) != word
 
-    def _is_waited_for(self, reader: int) -> bool:
+    def _is_waited_for(self, rank: int) -> bool:
         # Read afresh for every grant: docs/arena.md shows the race that a remembered word opens.
-        return self._words[self._rows[reader]] == 0 or self._is_present(reader)
+        return self._words[self._rows[rank]] == 0 or self._is_present(rank)
 
-    def _take_from(self, reader: int, *, died: bool) -> int:
+    def _take_from(self, rank: int, *, died: bool) -> int:
         taken = 0
-        row = self._rows[reader] + ROW_WORDS
+        row = self._rows[rank] + ROW_WORDS
         for record, grant in self._granted.items():
-            if not grant.holders >> reader & 1:
+            if not grant.holders >> rank & 1:
                 continue
-            grant.holders &= ~(1 << reader)
+            grant.holders &= ~(1 << rank)
             if died and self._words[row + record] < grant.generation:
                 taken += 1
                 _LOG.warning(
-                    "arena %s: reclaimed slot %d generation %d (%d bytes): reader %d died",
+                    "arena %s: reclaimed slot %d generation %d (%d bytes): rank %d died",
                     self._name,
                     record,
                     grant.generation,
                     grant.extent.content_nbytes,
-                    reader,
+                    rank,
                 )
         return taken

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmformat.errors import TransportError
-from mmformat.shm import liveness
-from mmformat.shm import segment
+from mmformat.shm import liveness, segment
 from mmformat.shm.handle import NAME_PATTERN
 from mmformat.shm.layout import MAX_READERS
 from mmformat.shm.segment import SHM_DIRECTORY
@@ -25,8 +24,8 @@ class SegmentInfo:
     nbytes: int
     producer_pid: int | None
     producer_alive: bool
-    readers: int | None
-    readers_alive: int
+    ranks: int | None
+    ranks_alive: int
     created_ns: int | None
     same_boot: bool | None
     problem: str | None
@@ -35,7 +34,7 @@ class SegmentInfo:
     @property
     def dead(self) -> bool:
         """Whether nobody holds a lock on it."""
-        return not self.producer_alive and self.readers_alive == 0
+        return not self.producer_alive and self.ranks_alive == 0
 
 
 def _candidates(directory: Path) -> list[Path]:
@@ -97,14 +96,14 @@ def _describe(path: Path, fd: int) -> SegmentInfo:
         opened.close()
     except TransportError as error:
         problem = str(error)
-    alive = [liveness.is_locked(fd, liveness.reader_byte(reader)) for reader in range(MAX_READERS)]
+    alive = [liveness.is_locked(fd, liveness.rank_byte(rank)) for rank in range(MAX_READERS)]
     return SegmentInfo(
         name=path.name,
         nbytes=os.fstat(fd).st_size,
         producer_pid=layout.producer_pid if layout else None,
         producer_alive=liveness.is_locked(fd, liveness.PRODUCER_BYTE),
-        readers=layout.readers if layout else None,
-        readers_alive=sum(alive),
+        ranks=layout.ranks if layout else None,
+        ranks_alive=sum(alive),
         created_ns=layout.created_ns if layout else None,
         same_boot=layout.boot_id == liveness.boot_id() if layout else None,
         problem=problem,

@@ -8,45 +8,45 @@ from typing import Any
 
 import zmq
 
-from mmformat.model import EncodedMessage
-from tests.support.memory import MemoryArena, MemoryReader
-from mmformat.shm import ShmArena, ShmReader
 from mmformat.adapters.zmq import recv, send
+from mmformat.model import EncodedMessage
+from mmformat.shm import ShmArena, ShmReader
 from tests.contract.channels import RANKS, ArenaContract, ChannelContract
+from tests.support.memory import MemoryArena, MemoryReader
 
 
 class TestMemoryArena(ArenaContract):
     def create(self, **options: Any) -> Any:
-        return MemoryArena.create(readers=RANKS, name="mmf-contract", **options)
+        return MemoryArena.create(ranks=RANKS, name="mmf-contract", **options)
 
     def attach(self, arena: Any, rank: int) -> Any:
-        return MemoryReader.attach(arena.name, reader=rank)
+        return MemoryReader.attach(arena.name, rank=rank)
 
 
 class TestShmArena(ArenaContract):
     def create(self, **options: Any) -> Any:
-        return ShmArena.create(readers=RANKS, **options)
+        return ShmArena.create(ranks=RANKS, **options)
 
     def attach(self, arena: Any, rank: int) -> Any:
-        return ShmReader.attach(arena.name, reader=rank)
+        return ShmReader.attach(arena.name, rank=rank)
 
 
 class TestFileArena(ArenaContract):
     def create(self, **options: Any) -> Any:
         return ShmArena.create(
-            readers=RANKS, backing="file", directory=tempfile.gettempdir(), **options
+            ranks=RANKS, backing="file", directory=tempfile.gettempdir(), **options
         )
 
     def attach(self, arena: Any, rank: int) -> Any:
-        return ShmReader.attach(arena.name, reader=rank, directory=tempfile.gettempdir())
+        return ShmReader.attach(arena.name, rank=rank, directory=tempfile.gettempdir())
 
 
 class TestMemfdArena(ArenaContract):
     def create(self, **options: Any) -> Any:
-        return ShmArena.create(readers=RANKS, backing="memfd", **options)
+        return ShmArena.create(ranks=RANKS, backing="memfd", **options)
 
     def attach(self, arena: Any, rank: int) -> Any:
-        return ShmReader.attach_fd(arena.fileno(), reader=rank)
+        return ShmReader.attach_fd(arena.fileno(), rank=rank)
 
 
 class ArenaChannel(ChannelContract):
@@ -54,8 +54,8 @@ class ArenaChannel(ChannelContract):
     attach: Any
 
     def exchange(self, messages: Sequence[bytes]) -> list[list[Any]]:
-        arena = self.create(readers=RANKS, nbytes=2**23)
-        ranks = [self.attach(arena.name, reader=rank) for rank in range(RANKS)]
+        arena = self.create(ranks=RANKS, nbytes=2**23)
+        ranks = [self.attach(arena.name, rank=rank) for rank in range(RANKS)]
         handles = []
         for message in messages:
             slot = arena.reserve(len(message))

@@ -13,10 +13,10 @@ import zstandard
 from mmformat.codec.batch import write_compressed_batch
 from mmformat.codec.spans import open_spans
 from mmformat.codec.stream import find_batches
-from tests.support.forgery import item, message, tensor, with_metadata
-from tests.support.sweep import LIMITS
 from tests.fuzz.messages import CODEC, check_message, edge, outcome
 from tests.fuzz.target import Mutate, Target, expect
+from tests.support.forgery import item, message, tensor, with_metadata
+from tests.support.sweep import LIMITS
 
 __all__ = ["DECOMPRESS"]
 

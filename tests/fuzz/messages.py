@@ -25,10 +25,10 @@ from mmformat.errors import MMFormatError
 from mmformat.model import Compression, MultimodalInputs
 from mmformat.testing import golden_vectors
 from mmformat.testing.equality import twin_of
-from tests.support.forgery import batch, encapsulated, item, message, tensor, with_metadata
-from tests.support.sweep import LIMITS
 from tests.fuzz.attributes import changed_json
 from tests.fuzz.target import EDGES, Mutate, Target, expect
+from tests.support.forgery import batch, encapsulated, item, message, tensor, with_metadata
+from tests.support.sweep import LIMITS
 
 __all__ = ["CODEC", "DECODE", "SCHEMA", "check_message", "edge", "outcome"]
 

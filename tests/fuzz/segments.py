@@ -27,8 +27,8 @@ _HEAD = struct.Struct("<HBBH")  # pages, reader, options, bytes of the handle
 
 @cache
 def _arena() -> tuple[ShmArena, ShmReader, dict[bytes, bytes]]:
-    arena = ShmArena.create(nbytes=2 * PAGE, readers=2, slots=4, backing="memfd")
-    reader = ShmReader.attach_fd(arena._segment.fd, reader=0)
+    arena = ShmArena.create(nbytes=2 * PAGE, ranks=2, slots=4, backing="memfd")
+    reader = ShmReader.attach_fd(arena._segment.fd, rank=0)
     kept = {}
     for text in (b"hello", bytes(range(256))):
         slot = arena.reserve(len(text))
@@ -127,7 +127,7 @@ def _attach(fd: int, number: int, handle_data: bytes) -> None:
     except TransportError:
         handle = None
     try:
-        reader = ShmReader.attach_fd(fd, reader=number)
+        reader = ShmReader.attach_fd(fd, rank=number)
     except TransportError:
         return
     with reader:
@@ -167,11 +167,9 @@ def segment_seeds() -> list[bytes]:
     """Return segments as a producer leaves them: fresh, sealed, attached, released."""
     seeds = []
     for readers, slots in ((1, 1), (2, 4), (3, 520)):
-        with ShmArena.create(
-            nbytes=2 * PAGE, readers=readers, slots=slots, backing="memfd"
-        ) as arena:
+        with ShmArena.create(nbytes=2 * PAGE, ranks=readers, slots=slots, backing="memfd") as arena:
             seeds.append(_seed(arena, b""))
-            with ShmReader.attach_fd(arena._segment.fd, reader=0) as reader:
+            with ShmReader.attach_fd(arena._segment.fd, rank=0) as reader:
                 slot = arena.reserve(100)
                 slot.view[:] = bytes(range(100))
                 handle = slot.seal()

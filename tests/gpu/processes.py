@@ -12,8 +12,8 @@ import torch
 from blake3 import blake3
 
 import mmformat as mm
-from mmformat.bench.payloads import tensors_of
 from mmformat.arena.device_arena import DeviceArenaReader
+from mmformat.bench.payloads import tensors_of
 from mmformat.cuda.device_pool import DevicePool, DevicePoolReader
 from mmformat.cuda.ipc import CudaPoolReader
 from tests.gpu.inputs import make_inputs
@@ -77,11 +77,11 @@ def _serve(pipe: Connection, reader: Any, device: str) -> None:
 
 
 def arena_rank(pipe: Connection, name: str, number: int, device: str) -> None:
-    _serve(pipe, mm.Arena.attach(name, reader=number, device=device), device)
+    _serve(pipe, mm.Arena.attach(name, rank=number, device=device), device)
 
 
 def pool_rank(pipe: Connection, name: str, number: int, device: str) -> None:
-    _serve(pipe, DevicePoolReader(name, reader=number, device=device), device)
+    _serve(pipe, DevicePoolReader(name, rank=number, device=device), device)
 
 
 def either_rank(pipe: Connection, name: str, number: int, device: str, reaches: bool) -> None:
@@ -92,12 +92,12 @@ def either_rank(pipe: Connection, name: str, number: int, device: str, reaches: 
             raise mm.TransportError("expected to reach the pool, got: no", code="peer-access")
 
         CudaPoolReader.reach = refuse
-    _serve(pipe, DeviceArenaReader(name, reader=number, device=device), device)
+    _serve(pipe, DeviceArenaReader(name, rank=number, device=device), device)
 
 
 def pool_producer(pipe: Connection, readers: int) -> None:
     """Announce a pool's name, and a handle at each order."""
-    with DevicePool(nbytes=2**27, readers=readers, device="cuda:0") as pool:
+    with DevicePool(nbytes=2**27, ranks=readers, device="cuda:0") as pool:
         pipe.send(pool.name)
         while True:
             try:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import mmformat as mm
-from mmformat.cuda import Registration, lane_of
 from mmformat.arena import device_reader as share_device
+from mmformat.cuda import Registration, lane_of
 from tests.gpu.inputs import assert_same, make_inputs
 
 pytestmark = pytest.mark.gpu
@@ -23,7 +23,7 @@ SECOND = 1_500_000_000
 
 @pytest.fixture
 def arena() -> Iterator[mm.Arena]:
-    with mm.Arena.create(nbytes=2**28, readers=1) as made:
+    with mm.Arena.create(nbytes=2**28, ranks=1) as made:
         yield made
 
 
@@ -37,7 +37,7 @@ def keep_the_side_stream_busy() -> None:
 def test_the_values_are_the_cpus(arena, pin, compression) -> None:
     inputs = make_inputs(rows=4000)
     handle = arena.put(inputs, compression=compression)
-    with mm.Arena.attach(handle, reader=0, device="cuda:0", pin=pin) as reader:
+    with mm.Arena.attach(handle, rank=0, device="cuda:0", pin=pin) as reader:
         found = reader.get(handle)
         assert_same(found, mm.decode(mm.encode(inputs)), device="cuda:0")
         assert reader.placement.registered is pin
@@ -49,14 +49,14 @@ def test_the_values_are_the_cpus(arena, pin, compression) -> None:
 def test_a_rank_attached_for_the_cpu_may_ask_for_a_device(arena) -> None:
     inputs = make_inputs(rows=100)
     handle = arena.put(inputs)
-    with mm.Arena.attach(handle, reader=0) as reader:
+    with mm.Arena.attach(handle, rank=0) as reader:
         found = reader.get(handle, device="cuda")
         assert_same(found, mm.decode(mm.encode(inputs)), device="cuda:0")
 
 
 def test_the_slot_goes_by_itself_while_the_tensors_live(arena) -> None:
     handle = arena.put(make_inputs(rows=4000))
-    with mm.Arena.attach(handle, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(handle, rank=0, device="cuda:0") as reader:
         found = reader.get(handle)
         assert arena.wait_released(timeout_s=30)
         assert found.items[0].feature.is_cuda
@@ -67,7 +67,7 @@ def test_the_slot_goes_by_itself_while_the_tensors_live(arena) -> None:
 
 def test_nobody_waits_for_the_copy(arena) -> None:
     inputs = make_inputs(rows=1000, with_dictionary=False)
-    with mm.Arena.attach(arena.name, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(arena.name, rank=0, device="cuda:0") as reader:
         reader.get(arena.put(inputs))  # warm: compiled, allocated
         torch.cuda.synchronize()
         assert arena.wait_released(timeout_s=30)
@@ -85,7 +85,7 @@ def test_nobody_waits_for_the_copy(arena) -> None:
 
 
 def test_compute_goes_on_beside_the_copy(arena) -> None:
-    with mm.Arena.attach(arena.name, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(arena.name, rank=0, device="cuda:0") as reader:
         reader.get(arena.put(make_inputs(rows=1000)))
         torch.cuda.synchronize()
         torch.cuda._sleep(SECOND)  # the caller's own stream
@@ -100,7 +100,7 @@ def test_compute_goes_on_beside_the_copy(arena) -> None:
 
 def test_the_reader_may_be_closed_with_a_copy_under_way(arena) -> None:
     inputs = make_inputs(rows=1000, with_dictionary=False)
-    reader = mm.Arena.attach(arena.name, reader=0, device="cuda:0")
+    reader = mm.Arena.attach(arena.name, rank=0, device="cuda:0")
     reader.get(arena.put(inputs))
     handle = arena.put(inputs)
     keep_the_side_stream_busy()
@@ -114,7 +114,7 @@ def test_a_destination_of_the_callers(arena) -> None:
     inputs = make_inputs(rows=1000, with_dictionary=False)
     handle = arena.put(inputs)
     out = torch.empty(handle.nbytes + 100, dtype=torch.uint8, device="cuda")
-    with mm.Arena.attach(handle, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(handle, rank=0, device="cuda:0") as reader:
         torch.cuda._sleep(SECOND // 4)
         out.fill_(255)  # ours comes behind what the caller's stream still has to do
         found = reader.get(handle, out=out)
@@ -136,7 +136,7 @@ def test_a_destination_of_the_callers(arena) -> None:
 @pytest.mark.parametrize("pin", [True, False])
 def test_a_destination_that_will_not_do(arena, out, pin) -> None:
     handle = arena.put(make_inputs(rows=100))
-    with mm.Arena.attach(handle, reader=0, device="cuda:0", pin=pin) as reader:
+    with mm.Arena.attach(handle, rank=0, device="cuda:0", pin=pin) as reader:
         with pytest.raises(mm.PlacementError) as raised:
             reader.get(handle, out=out())
         assert raised.value.code == "destination"
@@ -146,7 +146,7 @@ def test_a_destination_that_will_not_do(arena, out, pin) -> None:
 def test_prefetched_handles(arena) -> None:
     many = [make_inputs(rows=500, seed=seed) for seed in range(4)]
     handles = [arena.put(inputs) for inputs in many]
-    with mm.Arena.attach(arena.name, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(arena.name, rank=0, device="cuda:0") as reader:
         reader.prefetch(handles)
         assert arena.wait_released(timeout_s=30)
         for handle, inputs in zip(handles, many, strict=True):
@@ -164,7 +164,7 @@ def test_a_refused_registration_is_staged_and_said(arena, monkeypatch, caplog) -
     handle = arena.put(inputs)
     with (
         caplog.at_level(logging.WARNING, "mmformat.cuda"),
-        mm.Arena.attach(handle, reader=0, device="cuda:0") as reader,
+        mm.Arena.attach(handle, rank=0, device="cuda:0") as reader,
     ):
         assert_same(reader.get(handle), mm.decode(mm.encode(inputs)), device="cuda:0")
         assert reader.placement.reason == "expected to pin, got: no"
@@ -174,7 +174,7 @@ def test_a_refused_registration_is_staged_and_said(arena, monkeypatch, caplog) -
 
 def test_cudas_own_refusal_has_a_reason_and_leaves_no_trace(arena) -> None:
     handle = arena.put(make_inputs(rows=10))
-    with mm.Arena.attach(handle, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(handle, rank=0, device="cuda:0") as reader:
         mapping = reader._on_device._mapping
         with pytest.raises(mm.PlacementError, match="already") as raised:
             Registration(mapping, device=torch.device("cuda", 0))
@@ -183,7 +183,7 @@ def test_cudas_own_refusal_has_a_reason_and_leaves_no_trace(arena) -> None:
 
 
 def test_the_pinned_pages_cannot_be_written_by_accident(arena) -> None:
-    with mm.Arena.attach(arena.name, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(arena.name, rank=0, device="cuda:0") as reader:
         first = reader._on_device._registration.tensor.data_ptr()
         lines = Path("/proc/self/maps").read_text().splitlines()
         (ours,) = [line for line in lines if line.startswith(f"{first:x}-")]
@@ -194,7 +194,7 @@ def test_a_damaged_message_is_refused_and_its_slot_goes(arena) -> None:
     slot = arena._transport.reserve(4096)
     slot.view[:] = bytes(range(256)) * 16
     handle = slot.seal()
-    with mm.Arena.attach(handle, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(handle, rank=0, device="cuda:0") as reader:
         with pytest.raises(mm.DecodeError):
             reader.get(handle)
         assert arena.wait_released(timeout_s=30)
@@ -202,7 +202,7 @@ def test_a_damaged_message_is_refused_and_its_slot_goes(arena) -> None:
 
 def test_a_message_over_the_limits_allocates_nothing(arena) -> None:
     handle = arena.put(make_inputs(rows=4000))
-    with mm.Arena.attach(handle, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(handle, rank=0, device="cuda:0") as reader:
         before = torch.cuda.memory_stats()["allocation.all.allocated"]
         with pytest.raises(mm.LimitError):
             reader.get(handle, limits=mm.Limits(message_nbytes=10_000))
@@ -211,7 +211,7 @@ def test_a_message_over_the_limits_allocates_nothing(arena) -> None:
 
 def test_an_inline_message(arena) -> None:
     inputs = make_inputs(rows=100)
-    with mm.Arena.attach(arena.name, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(arena.name, rank=0, device="cuda:0") as reader:
         found = reader.get(mm.encode(inputs))
         assert_same(found, mm.decode(mm.encode(inputs)), device="cuda:0")
 
@@ -219,7 +219,7 @@ def test_an_inline_message(arena) -> None:
 def test_a_thousand_messages_leave_device_memory_flat(arena) -> None:
     inputs = make_inputs(rows=300)
     expected = mm.decode(mm.encode(inputs))
-    with mm.Arena.attach(arena.name, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(arena.name, rank=0, device="cuda:0") as reader:
         for number in range(1000):
             found = reader.get(arena.put(inputs, timeout_s=10))
             if number == 50:
@@ -238,7 +238,7 @@ def test_two_devices_of_one_process_share_the_pinning(arena) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip(f"needs 2 CUDA devices, got {torch.cuda.device_count()}")
     inputs = make_inputs(rows=500)
-    with mm.Arena.attach(arena.name, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(arena.name, rank=0, device="cuda:0") as reader:
         for device in ("cuda:1", "cuda:0"):
             found = reader.get(arena.put(inputs), device=device)
             assert_same(found, mm.decode(mm.encode(inputs)), device=device)
@@ -252,7 +252,7 @@ def test_items_in_slots_of_their_own_come_to_the_device_and_are_released(arena) 
             request_data=make_inputs(rows=10).request_data,
         )
     )
-    with mm.Arena.attach(arena.name, reader=0, device="cuda:0") as reader:
+    with mm.Arena.attach(arena.name, rank=0, device="cuda:0") as reader:
         for _ in range(2):
             handle = arena.put(inputs, reuse="items")
             assert handle.composed

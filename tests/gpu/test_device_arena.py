@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.timeout(240)]
 @pytest.mark.parametrize("reaches", [(True, True), (True, False)], ids=["peers", "one apart"])
 def test_every_rank_gets_every_message(reaches) -> None:
     expected = [digest(mm.decode(mm.encode(make_inputs(rows=300, seed=seed)))) for seed in range(3)]
-    with DeviceArena(nbytes=2**26, readers=2, device="cuda:0") as arena:
+    with DeviceArena(nbytes=2**26, ranks=2, device="cuda:0") as arena:
         assert arena.reason is None
         devices = [f"cuda:{number % torch.cuda.device_count()}" for number in range(2)]
         ranks = [
@@ -62,7 +62,7 @@ def test_a_pool_that_cannot_be_shared_is_done_without(monkeypatch, caplog) -> No
     placed = mm.decode(mm.encode(inputs), device="cuda:0", expand=False)
     with (
         caplog.at_level(logging.WARNING, "mmformat.cuda"),
-        DeviceArena(nbytes=2**26, readers=1, device="cuda:0") as arena,
+        DeviceArena(nbytes=2**26, ranks=1, device="cuda:0") as arena,
     ):
         assert "801" in arena.reason
         rank = Child(either_rank, arena.name, 0, "cuda:0", True)

@@ -38,7 +38,7 @@ def test_a_thousand_messages_with_ranks_killed_in_between() -> None:
         seed: digest(mm.decode(mm.encode(make_inputs(rows=200, seed=seed)))) for seed in range(3)
     }
     placed = {seed: on_device(make_inputs(rows=200, seed=seed)) for seed in range(3)}
-    with DevicePool(nbytes=2**25, readers=world, device="cuda:0") as pool:
+    with DevicePool(nbytes=2**25, ranks=world, device="cuda:0") as pool:
         ranks = [Child(pool_rank, pool.name, each, device_of(each)) for each in range(world)]
         try:
             for rank in ranks:
@@ -72,7 +72,7 @@ def test_a_dead_producer_is_said() -> None:
     producer = Child(pool_producer, 1)
     try:
         name = producer.answer()
-        with DevicePoolReader(name, reader=0, device=device_of(1)) as reader:
+        with DevicePoolReader(name, rank=0, device=device_of(1)) as reader:
             first, second = producer.ask(), producer.ask()
             expected = digest(mm.decode(mm.encode(make_inputs(rows=200))))
             assert digest(reader.get(first)) == expected
@@ -94,8 +94,8 @@ def test_a_rank_has_no_context_on_another_device(kind) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip(f"needs 2 CUDA devices, got {torch.cuda.device_count()}")
     with (
-        DevicePool(nbytes=2**25, readers=1, device="cuda:0") as pool,
-        mm.Arena.create(nbytes=2**25, readers=1) as arena,
+        DevicePool(nbytes=2**25, ranks=1, device="cuda:0") as pool,
+        mm.Arena.create(nbytes=2**25, ranks=1) as arena,
     ):
         inputs = make_inputs(rows=200)
         handle = bytes(pool.put(on_device(inputs)) if kind == "pool" else arena.put(inputs))
@@ -117,7 +117,7 @@ def test_a_rank_has_no_context_on_another_device(kind) -> None:
 def test_a_full_pool_says_so() -> None:
     inputs = on_device(make_inputs(rows=2000))
     with (
-        DevicePool(nbytes=2**21, readers=1, device="cuda:0") as pool,
+        DevicePool(nbytes=2**21, ranks=1, device="cuda:0") as pool,
         pytest.raises(mm.ArenaFullError),
     ):
         pool.put(inputs)
@@ -126,7 +126,7 @@ def test_a_full_pool_says_so() -> None:
 def test_the_pool_gives_its_memory_back() -> None:
     torch.cuda.synchronize()
     before = torch.cuda.mem_get_info(0)[0]
-    pool = DevicePool(nbytes=2**28, readers=1, device="cuda:0")
+    pool = DevicePool(nbytes=2**28, ranks=1, device="cuda:0")
     assert torch.cuda.mem_get_info(0)[0] <= before - 2**28
     pool.close()
     pool.close()

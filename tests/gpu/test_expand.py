@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from mmformat.cuda import expand_on_device
 from mmformat.errors import ModelError
 from mmformat.model import DictionaryTensor
-from mmformat.cuda import expand_on_device
 
 pytestmark = pytest.mark.gpu
 

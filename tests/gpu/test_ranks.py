@@ -19,7 +19,7 @@ def device_of(number: int) -> str:
 @pytest.mark.timeout(200)
 def test_every_rank_gets_every_bit_and_a_killed_one_holds_nothing() -> None:
     world = max(2, min(4, torch.cuda.device_count()))
-    with mm.Arena.create(nbytes=2**26, readers=world) as arena:
+    with mm.Arena.create(nbytes=2**26, ranks=world) as arena:
         ranks = [Child(arena_rank, arena.name, each, device_of(each)) for each in range(world)]
         try:
             for rank in ranks:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mmformat.errors import MMFormatError
-from mmformat.shm import failpoints as steps
 from mmformat.shm import Handle, ShmArena, ShmReader
+from mmformat.shm import failpoints as steps
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -83,7 +83,7 @@ def producer(pipe: Connection, directory: Path) -> None:
     def create(nbytes: int, readers: int) -> str:
         arenas.append(
             ShmArena.create(
-                nbytes=nbytes, readers=readers, slots=64, backing="file", directory=directory
+                nbytes=nbytes, ranks=readers, slots=64, backing="file", directory=directory
             )
         )
         return arenas[-1].name
@@ -121,7 +121,7 @@ def rank(pipe: Connection, directory: Path) -> None:
     held: list[object] = []
 
     def attach(name: str, reader: int) -> None:
-        readers.append(ShmReader.attach(name, reader=reader, directory=directory))
+        readers.append(ShmReader.attach(name, rank=reader, directory=directory))
 
     def get(raw: bytes) -> bytes:
         held.append(readers[-1].map(Handle.from_bytes(raw)))

@@ -30,7 +30,7 @@ class Killed(FixedSizeImageProcessor):
 def produce(pipe: Connection, reuse: Any) -> None:
     """Announce one good request; then die in the second image of another."""
     torch.set_num_threads(1)
-    arena = mm.Arena.create(nbytes=2**22, readers=1)
+    arena = mm.Arena.create(nbytes=2**22, ranks=1)
     handle, _ = arena.materialize(request_of(PIXELS), FixedSizeImageProcessor(), reuse=reuse)
     pipe.send((arena.name, bytes(handle)))
     pipe.recv()  # the rank is there

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from mmformat.errors import MMFormatError, TransportError
-from mmformat.shm import sweep
-from mmformat.shm import ShmArena, ShmReader, list_segments
-from mmformat.shm.layout import PAGE
+from mmformat.shm import ShmArena, ShmReader, list_segments, sweep
 from mmformat.shm.failpoints import STEPS
+from mmformat.shm.layout import PAGE
 from tests.integration.arena_processes import DeadError, Role, producer, rank
 
 PAGES = 32
@@ -176,10 +175,10 @@ def test_a_producer_killed_while_creating_leaves_what_the_next_start_removes(
     info = list_segments(cast.directory)
     assert [entry.name for entry in info if entry.dead] == [left]
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach(left, reader=0, directory=cast.directory)
+        ShmReader.attach(left, rank=0, directory=cast.directory)
     expected = "producer-gone" if label == "create.ready" else "segment-creating"
     assert caught.value.code == expected
-    with ShmArena.create(nbytes=PAGE, readers=1, backing="file", directory=cast.directory) as arena:
+    with ShmArena.create(nbytes=PAGE, ranks=1, backing="file", directory=cast.directory) as arena:
         assert cast.segments() == [arena.name]
 
 

@@ -54,7 +54,7 @@ def test_a_small_shm_is_refused_with_the_sizes_and_the_fix(size: str, total: int
         size,
         """
         try:
-            ShmArena.create(nbytes=2**30, readers=4)
+            ShmArena.create(nbytes=2**30, ranks=4)
         except ArenaFullError as error:
             print(error)
             print(error.hint)
@@ -76,11 +76,11 @@ def test_what_fits_works_to_the_last_byte(size: str, nbytes: int) -> None:
     printed = _with_shm_of(
         size,
         f"""
-        with ShmArena.create(nbytes={nbytes}, readers=1, slots=16) as arena:
+        with ShmArena.create(nbytes={nbytes}, ranks=1, slots=16) as arena:
             with arena.reserve(arena.nbytes) as slot:
                 slot.view[:] = b"x" * arena.nbytes
                 handle = slot.seal()
-            with ShmReader.attach(handle, reader=0) as rank:
+            with ShmReader.attach(handle, rank=0) as rank:
                 print(bytes(rank.map(handle)).count(b"x") == arena.nbytes)
         print(os.listdir("/dev/shm"))
         """,
@@ -100,7 +100,7 @@ def test_room_that_goes_while_we_look_is_the_same_error() -> None:
                 open("/dev/shm/another", "wb").write(bytes(900_000))
         steps._hook = fill
         try:
-            ShmArena.create(nbytes=400_000, readers=1, slots=16)
+            ShmArena.create(nbytes=400_000, ranks=1, slots=16)
         except ArenaFullError as error:
             print(error.code, "No space left" in str(error), "--shm-size" in error.hint)
         print(os.listdir("/dev/shm"))
@@ -115,14 +115,14 @@ def test_a_rank_that_writes_everywhere_needs_no_shm() -> None:
     printed = _with_shm_of(
         "1m",
         """
-        with ShmArena.create(nbytes=700_000, readers=1, slots=16) as arena:
+        with ShmArena.create(nbytes=700_000, ranks=1, slots=16) as arena:
             with arena.reserve(700_000) as slot:
                 slot.view[:] = b"x" * 700_000
                 handle = slot.seal()
             left = os.statvfs("/dev/shm").f_bfree * 4096
             open("/dev/shm/another", "wb").write(bytes(left))
             print(os.statvfs("/dev/shm").f_bfree)
-            with ShmReader.attach(handle, reader=0) as rank:
+            with ShmReader.attach(handle, rank=0) as rank:
                 view = rank.map(handle)
                 view[:] = b"y" * 700_000
                 print(bytes(rank.map(handle)).count(b"x"))
@@ -143,7 +143,7 @@ def test_the_fallbacks_that_a_caller_may_choose() -> None:
             for backing in ("shm", "file", "memfd"):
                 options = {"directory": directory} if backing == "file" else {}
                 try:
-                    arena = ShmArena.create(nbytes=2**22, readers=1, backing=backing, **options)
+                    arena = ShmArena.create(nbytes=2**22, ranks=1, backing=backing, **options)
                 except ArenaFullError:
                     print(backing, "full")
                     continue
@@ -151,9 +151,9 @@ def test_the_fallbacks_that_a_caller_may_choose() -> None:
                     slot.view[:] = b"x" * 2**22
                     handle = slot.seal()
                     rank = (
-                        ShmReader.attach_fd(arena.fileno(), reader=0)
+                        ShmReader.attach_fd(arena.fileno(), rank=0)
                         if backing == "memfd"
-                        else ShmReader.attach(handle, reader=0, **options)
+                        else ShmReader.attach(handle, rank=0, **options)
                     )
                     with rank:
                         print(backing, bytes(rank.map(handle)).count(b"x") == 2**22)
@@ -164,6 +164,6 @@ def test_the_fallbacks_that_a_caller_may_choose() -> None:
 
 def test_more_than_any_machine_has_is_refused_before_anything_is_touched(tmp_path: Path) -> None:
     with pytest.raises(ArenaFullError) as caught:
-        ShmArena.create(nbytes=2**50, readers=1, backing="file", directory=tmp_path)
+        ShmArena.create(nbytes=2**50, ranks=1, backing="file", directory=tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert list(tmp_path.iterdir()) == []

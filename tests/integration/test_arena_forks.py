@@ -48,7 +48,7 @@ def _refused(verb: Callable[[], object]) -> None:
 
 
 def test_a_child_of_the_producer_may_do_nothing_and_harms_nothing() -> None:
-    with ShmArena.create(nbytes=4 * PAGE, readers=1) as arena:
+    with ShmArena.create(nbytes=4 * PAGE, ranks=1) as arena:
         slot = arena.reserve(5)
 
         def child() -> None:
@@ -60,17 +60,17 @@ def test_a_child_of_the_producer_may_do_nothing_and_harms_nothing() -> None:
         assert Path("/dev/shm", arena.name).exists()
         slot.view[:] = b"hello"
         handle = slot.seal()
-        with ShmReader.attach(handle, reader=0) as rank:
+        with ShmReader.attach(handle, rank=0) as rank:
             assert bytes(rank.map(handle)) == b"hello"
             assert rank.producer_alive
 
 
 def test_a_child_of_a_rank_keeps_its_bytes_and_releases_nothing() -> None:
-    with ShmArena.create(nbytes=4 * PAGE, readers=1) as arena:
+    with ShmArena.create(nbytes=4 * PAGE, ranks=1) as arena:
         with arena.reserve(4 * PAGE) as slot:
             slot.view[:] = b"\x01" * (4 * PAGE)
             handle = slot.seal()
-        with ShmReader.attach(handle, reader=0) as rank:
+        with ShmReader.attach(handle, rank=0) as rank:
             held = [np.frombuffer(rank.map(handle), np.uint8)]
             go_read, go_write = os.pipe()
 
@@ -105,17 +105,17 @@ def test_a_child_of_a_rank_keeps_its_bytes_and_releases_nothing() -> None:
 
 
 def test_a_child_may_attach_for_itself_under_a_number_of_its_own() -> None:
-    with ShmArena.create(nbytes=4 * PAGE, readers=2) as arena:
+    with ShmArena.create(nbytes=4 * PAGE, ranks=2) as arena:
         with arena.reserve(5) as slot:
             slot.view[:5] = b"hello"
             handle = slot.seal(5)
-        with ShmReader.attach(handle, reader=0) as rank:
+        with ShmReader.attach(handle, rank=0) as rank:
 
             def child() -> None:
                 with pytest.raises(TransportError) as caught:
-                    ShmReader.attach(handle, reader=0)
+                    ShmReader.attach(handle, rank=0)
                 assert caught.value.code == "reader-taken"
-                with ShmReader.attach(handle, reader=1) as another:
+                with ShmReader.attach(handle, rank=1) as another:
                     assert bytes(another.map(handle)) == b"hello"
 
             _in_child(child)
@@ -128,8 +128,8 @@ def test_a_child_unmaps_nothing_that_it_does_not_have() -> None:
     """A device's mapping is not inherited; its address may be another mapping's in the child."""
     nbytes = 64 * PAGE
     with (
-        ShmArena.create(nbytes=nbytes, readers=1) as arena,
-        ShmReader.attach(arena.name, reader=0) as rank,
+        ShmArena.create(nbytes=nbytes, ranks=1) as arena,
+        ShmReader.attach(arena.name, rank=0) as rank,
     ):
         held = [rank.map_data()[0]]
 
@@ -151,7 +151,7 @@ def test_a_child_that_lives_on_does_not_keep_its_parents_lock(tmp_path: Path) ->
         """
         import os, sys, time
         from mmformat.shm import Handle, ShmReader
-        reader = ShmReader.attach(sys.argv[1], reader=0, directory=sys.argv[2])
+        reader = ShmReader.attach(sys.argv[1], rank=0, directory=sys.argv[2])
         view = reader.map(Handle.from_bytes(bytes.fromhex(sys.argv[3])))
         if os.fork() == 0:
             os.write(1, str(os.getpid()).encode() + b"\\n")
@@ -159,7 +159,7 @@ def test_a_child_that_lives_on_does_not_keep_its_parents_lock(tmp_path: Path) ->
         time.sleep(120)
         """
     )
-    with ShmArena.create(nbytes=PAGE, readers=1, backing="file", directory=tmp_path) as arena:
+    with ShmArena.create(nbytes=PAGE, ranks=1, backing="file", directory=tmp_path) as arena:
         with arena.reserve(5) as slot:
             handle = slot.seal()
         arguments = [sys.executable, "-c", script, arena.name, str(tmp_path), bytes(handle).hex()]
@@ -182,8 +182,8 @@ def test_a_subprocess_inherits_no_descriptor() -> None:
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     with (
-        ShmArena.create(nbytes=PAGE, readers=1) as arena,
-        ShmReader.attach(arena.name, reader=0),
+        ShmArena.create(nbytes=PAGE, ranks=1) as arena,
+        ShmReader.attach(arena.name, rank=0),
     ):
         listing = subprocess.run(command, capture_output=True, check=True, close_fds=False).stdout
     assert b"/fd/" in listing or b"pipe" in listing
@@ -197,12 +197,12 @@ def test_a_rank_that_ends_takes_nothing_with_it_and_warns_of_nothing() -> None:
         import sys
         from multiprocessing import resource_tracker
         from mmformat.shm import Handle, ShmReader
-        with ShmReader.attach(sys.argv[1], reader=int(sys.argv[3])) as reader:
+        with ShmReader.attach(sys.argv[1], rank=int(sys.argv[3])) as reader:
             view = reader.map(Handle.from_bytes(bytes.fromhex(sys.argv[2])))
             print(bytes(view).decode(), resource_tracker._resource_tracker._fd)
         """
     )
-    with ShmArena.create(nbytes=4 * PAGE, readers=2) as arena:
+    with ShmArena.create(nbytes=4 * PAGE, ranks=2) as arena:
         for rank in range(2):
             with arena.reserve(5) as slot:
                 slot.view[:] = b"hello"
@@ -227,13 +227,13 @@ def test_a_memfd_goes_to_a_rank_over_a_unix_socket() -> None:
         from mmformat.shm import Handle, ShmReader
         with socket.socket(fileno=int(sys.argv[1])) as channel:
             message, fds, _, _ = socket.recv_fds(channel, 256, 1)
-        with ShmReader.attach_fd(fds[0], reader=0) as reader:
+        with ShmReader.attach_fd(fds[0], rank=0) as reader:
             os.close(fds[0])
             print(bytes(reader.map(Handle.from_bytes(message))).decode())
         """
     )
     ours, theirs = socket.socketpair()
-    with ours, theirs, ShmArena.create(nbytes=PAGE, readers=1, backing="memfd") as arena:
+    with ours, theirs, ShmArena.create(nbytes=PAGE, ranks=1, backing="memfd") as arena:
         with arena.reserve(5) as slot:
             slot.view[:] = b"hello"
             handle = slot.seal()

@@ -105,15 +105,15 @@ def test_an_arena_over_what_is_left_of_the_limit_is_refused_and_a_smaller_one_wo
         taken = np.ones(300 * MIB, np.uint8)
         for backing in ("shm", "memfd"):
             try:
-                ShmArena.create(nbytes=300 * MIB, readers=1, backing=backing)
+                ShmArena.create(nbytes=300 * MIB, ranks=1, backing=backing)
             except ArenaFullError as error:
                 print(error.code, "memory to be left" in str(error), f"{512 * MIB:,}" in str(error))
                 print("--memory" in error.hint, "backing='file'" in error.hint, ours())
         del taken
         sent = inputs(40 * MIB)
-        with mm.Arena.create(nbytes=300 * MIB, readers=1) as arena:
+        with mm.Arena.create(nbytes=300 * MIB, ranks=1) as arena:
             handle = arena.put(sent)
-            with mm.Arena.attach(handle, reader=0) as rank:
+            with mm.Arena.attach(handle, rank=0) as rank:
                 print((rank.get(handle).items[0].feature == sent.items[0].feature).all())
         """,
         group=limited(512 * MIB),
@@ -135,9 +135,9 @@ def test_a_file_on_a_disk_may_be_larger_than_the_limit(
     printed = _run(
         """
         options = {"backing": "file", "directory": sys.argv[1]}
-        with mm.Arena.create(nbytes=320 * MIB, readers=1, **options) as arena:
+        with mm.Arena.create(nbytes=320 * MIB, ranks=1, **options) as arena:
             handles = [arena.put(inputs(100 * MIB, seed)) for seed in range(3)]
-            with mm.Arena.attach(handles[0], reader=0, directory=sys.argv[1]) as rank:
+            with mm.Arena.attach(handles[0], rank=0, directory=sys.argv[1]) as rank:
                 for seed, handle in enumerate(handles):
                     found = rank.get(handle).items[0].feature
                     print((found == inputs(100 * MIB, seed).items[0].feature).all())
@@ -156,7 +156,7 @@ def test_a_rank_reads_more_than_its_own_limit_allows_it_to_have(
     printed = _run(
         """
         import subprocess
-        with mm.Arena.create(nbytes=600 * MIB, readers=1) as arena:
+        with mm.Arena.create(nbytes=600 * MIB, ranks=1) as arena:
             handle = arena.put(inputs(500 * MIB))
             total = int(inputs(500 * MIB).items[0].feature.sum(dtype=np.int64))
             ran = subprocess.run([*sys.argv[1:], bytes(handle).hex()], capture_output=True)
@@ -172,7 +172,7 @@ def test_a_rank_reads_more_than_its_own_limit_allows_it_to_have(
         + textwrap.dedent(
             """
             handle = bytes.fromhex(sys.argv[1])
-            with mm.Arena.attach(handle, reader=0) as rank:
+            with mm.Arena.attach(handle, rank=0) as rank:
                 print(int(rank.get(handle).items[0].feature.sum(dtype=np.int64)))
             """
         ),
@@ -183,9 +183,9 @@ def test_a_rank_reads_more_than_its_own_limit_allows_it_to_have(
 def test_a_rank_without_address_space_gets_an_error_and_then_the_message() -> None:
     printed = _run(
         """
-        with mm.Arena.create(nbytes=256 * MIB, readers=1) as arena:
+        with mm.Arena.create(nbytes=256 * MIB, ranks=1) as arena:
             handle = arena.put(inputs(200 * MIB))
-            with mm.Arena.attach(handle, reader=0) as rank:
+            with mm.Arena.attach(handle, rank=0) as rank:
                 bound(resource.RLIMIT_AS, size_nbytes() + 64 * MIB)
                 for _ in range(3):
                     try:
@@ -207,7 +207,7 @@ def test_a_producer_without_address_space_leaves_nothing(backing: str) -> None:
         descriptors = len(os.listdir("/proc/self/fd"))
         bound(resource.RLIMIT_AS, size_nbytes() + 64 * MIB)
         try:
-            ShmArena.create(nbytes=256 * MIB, readers=1, backing=sys.argv[1])
+            ShmArena.create(nbytes=256 * MIB, ranks=1, backing=sys.argv[1])
         except TransportError as error:
             print(error.code, "Cannot allocate memory" in str(error), ours())
         print(len(os.listdir("/proc/self/fd")) == descriptors)
@@ -220,15 +220,15 @@ def test_a_producer_without_address_space_leaves_nothing(backing: str) -> None:
 def test_a_rank_that_cannot_attach_for_want_of_memory_may_try_again() -> None:
     printed = _run(
         """
-        with mm.Arena.create(nbytes=MIB, readers=1, slots=65536) as arena:
+        with mm.Arena.create(nbytes=MIB, ranks=1, slots=65536) as arena:
             handle = arena.put(inputs(1000))
             bound(resource.RLIMIT_AS, size_nbytes() + 4096)
             try:
-                mm.Arena.attach(handle, reader=0)
+                mm.Arena.attach(handle, rank=0)
             except TransportError as error:
                 print("Cannot allocate memory" in str(error))
             bound(resource.RLIMIT_AS, resource.RLIM_INFINITY)
-            with mm.Arena.attach(handle, reader=0) as rank:
+            with mm.Arena.attach(handle, rank=0) as rank:
                 print(rank.get(handle).items[0].feature.nbytes)
         """
     )
@@ -240,7 +240,7 @@ def test_a_bounded_file_size_is_a_full_arena_and_no_signal() -> None:
         """
         bound(resource.RLIMIT_FSIZE, MIB)
         try:
-            ShmArena.create(nbytes=64 * MIB, readers=1)
+            ShmArena.create(nbytes=64 * MIB, ranks=1)
         except ArenaFullError as error:
             print(error.code, "File too large" in str(error), ours())
         """

@@ -43,7 +43,7 @@ def _bench(
 def test_fanout_carries_every_bit_to_every_reader() -> None:
     before = set(SHM.glob("bench-mmformat-*"))
     arms = ["mmformat-arena", "mmformat-arena-again", "segment-per-tensor"]
-    result = run_fanout(payloads=["image-small"], arms=arms, readers=2, rounds=2)
+    result = run_fanout(payloads=["image-small"], arms=arms, ranks=2, rounds=2)
     assert {cell.arm: cell.correct for cell in result.cells} == dict.fromkeys(arms, True)
     for cell in result.cells:
         times = {name: samples.values for name, samples in cell.metrics.items()}
@@ -125,7 +125,7 @@ def test_growth_is_drawn_and_says_where_it_pays(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)  # four processes import torch
 def test_the_knee_is_measured_with_real_readers() -> None:
     result = run_growth(
-        payloads=["ranks", "knee"], arms=["mmformat-arena", "memcpy"], readers=[1], quick=True
+        payloads=["ranks", "knee"], arms=["mmformat-arena", "memcpy"], ranks=[1], quick=True
     )
     assert result.is_correct
     axes = {result.subjects[cell.payload].axis for cell in result.cells}

@@ -9,8 +9,8 @@ import pytest
 
 import mmformat as mm
 from mmformat.media.image import FixedSizeImageProcessor
-from mmformat.testing.equality import assert_inputs_equal
 from mmformat.shm.sweep import list_segments, sweep
+from mmformat.testing.equality import assert_inputs_equal
 from tests.integration.in_place_processes import PIXELS, produce, request_of
 
 
@@ -23,7 +23,7 @@ def test_a_producer_that_is_killed_while_it_writes_pixels(reuse: Any) -> None:
     theirs.close()
     name, raw = ours.recv()
     expected = mm.materialize(request_of(PIXELS), FixedSizeImageProcessor())
-    with mm.Arena.attach(raw, reader=0) as rank:
+    with mm.Arena.attach(raw, rank=0) as rank:
         ours.send("go on")
         process.join(60)
         assert process.exitcode == -9

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import mmformat as mm
-from mmformat.legacy import convert_all
 from mmformat.arena import conversion_crew, conversion_job
+from mmformat.legacy import convert_all
 from mmformat.share.comparison import digests
 from mmformat.share.conversion import FileResult, convert_files, find_sources
 from mmformat.share.journal import JOURNAL

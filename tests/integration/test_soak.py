@@ -31,7 +31,7 @@ def usage():
     gc.collect()
     return [process.memory_info().rss, process.num_fds()]
 
-with mm.Arena.attach(name, reader=number) as rank:
+with mm.Arena.attach(name, rank=number) as rank:
     for line in sys.stdin:
         if line == "usage\\n":
             print(json.dumps(usage()), flush=True)
@@ -52,7 +52,7 @@ def test_rounds_leave_memory_descriptors_and_shm_flat() -> None:
     process = psutil.Process()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     generator = np.random.default_rng(0)
-    with mm.Arena.create(nbytes=2**24, readers=RANKS) as arena:
+    with mm.Arena.create(nbytes=2**24, ranks=RANKS) as arena:
         ranks = [
             subprocess.Popen(
                 [sys.executable, "-c", RANK, arena.name, str(number)],

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from mmformat.errors import MMFormatError
-from tests.support.memory import MemoryArena, MemoryReader
 from mmformat.shm import Handle, ShmArena, ShmReader
 from mmformat.shm.layout import PAGE, page_ceiling
+from tests.support.memory import MemoryArena, MemoryReader
 
 READERS = 3
 PAGES = 12
@@ -39,13 +39,13 @@ class ArenaMachine(RuleBasedStateMachine):
         self.directory = tempfile.TemporaryDirectory()
         self.shm = ShmArena.create(
             nbytes=PAGES * PAGE,
-            readers=READERS,
+            ranks=READERS,
             slots=SLOTS,
             backing="file",
             directory=self.directory.name,
         )
         self.oracle = MemoryArena.create(
-            nbytes=PAGES * PAGE, readers=READERS, slots=SLOTS, name="mmf-oracle"
+            nbytes=PAGES * PAGE, ranks=READERS, slots=SLOTS, name="mmf-oracle"
         )
         self.handles: list[tuple[Handle, Handle]] = []
         self.revoked: list[tuple[Handle, Handle]] = []
@@ -88,7 +88,7 @@ class ArenaMachine(RuleBasedStateMachine):
         self.oracle.revoke(pair[1])
         self.revoked.append(pair)
 
-    @rule(reader=READER, pick=PICK)
+    @rule(rank=READER, pick=PICK)
     def map_revoked(self, reader: int, pick: int) -> None:
         if reader in self.readers and self.revoked:
             pair = self.revoked[pick % len(self.revoked)]
@@ -113,17 +113,17 @@ class ArenaMachine(RuleBasedStateMachine):
                 self.contents[real] = data
                 self._announce((real, expected), sent)
 
-    @rule(reader=READER)
+    @rule(rank=READER)
     def attach(self, reader: int) -> None:
         real, real_reader = _try(
-            ShmReader.attach, self.shm.name, reader=reader, directory=self.directory.name
+            ShmReader.attach, self.shm.name, rank=reader, directory=self.directory.name
         )
-        expected, oracle_reader = _try(MemoryReader.attach, self.oracle.name, reader=reader)
+        expected, oracle_reader = _try(MemoryReader.attach, self.oracle.name, rank=reader)
         assert real == expected
         if real == "ok":
             self.readers[reader] = real_reader, oracle_reader
 
-    @rule(reader=READER, pick=PICK)
+    @rule(rank=READER, pick=PICK)
     def map(self, reader: int, pick: int) -> None:
         if reader in self.readers and self.handles:
             real_handle, oracle_handle = self.handles[pick % len(self.handles)]
@@ -142,7 +142,7 @@ class ArenaMachine(RuleBasedStateMachine):
         if self.views:
             del self.views[pick % len(self.views)]
 
-    @rule(reader=READER, pick=PICK)
+    @rule(rank=READER, pick=PICK)
     def release(self, reader: int, pick: int) -> None:
         if reader in self.readers and self.handles:
             real_handle, oracle_handle = self.handles[pick % len(self.handles)]
@@ -151,13 +151,13 @@ class ArenaMachine(RuleBasedStateMachine):
             expected, _ = _try(oracle_reader.release, oracle_handle)
             assert real == expected
 
-    @rule(reader=READER)
+    @rule(rank=READER)
     def close(self, reader: int) -> None:
         if reader in self.readers:
             for rank in self.readers[reader]:
                 rank.close()
 
-    @rule(reader=READER)
+    @rule(rank=READER)
     def kill(self, reader: int) -> None:
         if reader not in self.readers:
             return

@@ -17,11 +17,11 @@ from mmformat.codec import decode
 from mmformat.codec.schema import SCHEMA_MESSAGE
 from mmformat.errors import DecodeError, MMFormatError, TransportError
 from mmformat.legacy import PickleLimits, convert
-from mmformat.testing import golden_vectors
-from tests.support.sweep import outcome
 from mmformat.shm import Handle
 from mmformat.shm.layout import HEADER_NBYTES, PAGE, Layout
+from mmformat.testing import golden_vectors
 from tests.fuzz.segments import check_handle, check_segment, handle_seeds, segment_seeds
+from tests.support.sweep import outcome
 
 HANDLES = [seed for seed in handle_seeds() if len(seed) > 80]
 SEGMENTS = segment_seeds()
@@ -68,7 +68,7 @@ def test_any_bytes_as_a_segment(data: bytes) -> None:
 
 def test_a_header_with_any_bit_flipped_is_refused() -> None:
     layout = Layout(
-        readers=2,
+        ranks=2,
         slots=4,
         data_nbytes=2 * PAGE,
         producer_pid=1,

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmformat.model import Limits
-from tests.support.vectors import attacks
 from tests.security.hostile import LIMITS, bombs
+from tests.support.vectors import attacks
 
 ROOT = Path(__file__).parents[2]
 ATTRIBUTES_FACTOR = 64

@@ -83,11 +83,11 @@ class MemoryArena:
 
     Examples
     --------
-    >>> arena = MemoryArena.create(nbytes=2**16, readers=1)
+    >>> arena = MemoryArena.create(nbytes=2**16, ranks=1)
     >>> slot = arena.reserve(5)
     >>> slot.view[:] = b"hello"
     >>> handle = slot.seal()
-    >>> bytes(MemoryReader.attach(handle, reader=0).map(handle))
+    >>> bytes(MemoryReader.attach(handle, rank=0).map(handle))
     b'hello'
     """
 
@@ -237,8 +237,8 @@ class MemoryReader:
         arena = _ARENAS.get(name)
         if arena is None:
             raise TransportError(f"expected an arena called {name}", code="segment-gone")
-        if not 0 <= reader < arena.readers:
-            raise TransportError(f"expected a rank under {arena.readers}", code="reader")
+        if not 0 <= reader < arena.ranks:
+            raise TransportError(f"expected a rank under {arena.ranks}", code="reader")
         if reader in arena._attached:
             raise TransportError(f"expected rank {reader} to be free", code="reader-taken")
         self = cls(arena, reader)

@@ -11,9 +11,9 @@ from typing import Any, Final, NamedTuple
 
 from mmformat.codec import decode
 from mmformat.errors import MMFormatError, ModelError
-from tests.support.attacks import Attack, future, stream_attacks
 from mmformat.testing.corpus import Kind
 from mmformat.testing.equality import twin_of
+from tests.support.attacks import Attack, future, stream_attacks
 from tests.support.samples import samples
 from tests.support.value_attacks import value_attacks
 

@@ -19,8 +19,8 @@ import torch
 import zmq
 
 import mmformat as mm
-from mmformat.media import lazy
 from mmformat.adapters import zmq as channel
+from mmformat.media import lazy
 from mmformat.shm import Handle
 from mmformat.shm.layout import PAGE
 
@@ -77,10 +77,10 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.arena = mm.Arena.create(nbytes=256 * PAGE, readers=2, slots=512)
-        self.memfd = mm.Arena.create(nbytes=PAGE, readers=1, backing="memfd")
+        self.arena = mm.Arena.create(nbytes=256 * PAGE, ranks=2, slots=512)
+        self.memfd = mm.Arena.create(nbytes=PAGE, ranks=1, backing="memfd")
         self.handle = self.arena.put(INPUTS)
-        self.reader = mm.Arena.attach(self.handle, reader=0)
+        self.reader = mm.Arena.attach(self.handle, rank=0)
         self.dataset = mm.open_dataset(directory / "dataset", create=True)
         self.pool = mm.MaterializePool(1)
         self.context = zmq.Context()
@@ -126,7 +126,7 @@ def _cases(world: World) -> dict[str, Case]:
             {},
             {
                 "nbytes": PAGE,
-                "readers": 1,
+                "ranks": 1,
                 "slots": 16,
                 "backing": "memfd",
                 "directory": None,
@@ -427,5 +427,5 @@ def test_what_is_no_member_is_our_error(kind: Any, wrong: object) -> None:
 
 def test_a_registry_is_still_one() -> None:
     registry = prometheus_client.CollectorRegistry()
-    with mm.Arena.create(nbytes=PAGE, readers=1, backing="memfd", registry=registry):
+    with mm.Arena.create(nbytes=PAGE, ranks=1, backing="memfd", registry=registry):
         assert registry.get_sample_value("mmformat_arena_put_seconds_count") == 0.0

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 from mmformat.adapters.sglang.fields import REQUEST_ITEMS, RESERVED
 from mmformat.adapters.sglang.take import to_mmformat
+from mmformat.arena import Arena
 from mmformat.errors import EncodeError, ModelError, TransportError
 from mmformat.model.identity import hash_of_identity, identity_of
-from mmformat.arena import Arena
 
 __all__ = ["HANDLE", "STAMPED", "Announcer"]
 

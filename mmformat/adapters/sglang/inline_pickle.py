@@ -48,7 +48,7 @@ def announce(manager: Any, announcer: Announcer) -> Callable[[], None]:
     return undo
 
 
-def open_handles(scheduler: Any, readers: Readers) -> Callable[[], None]:
+def open_handles(scheduler: Any, ranks: Readers) -> Callable[[], None]:
     """Open handles where a scheduler makes its inputs; return what undoes it.
 
     Every rank opens the handle for itself, so the inputs are not broadcast again. An error ends
@@ -63,7 +63,7 @@ def open_handles(scheduler: Any, readers: Readers) -> Callable[[], None]:
         if not isinstance(handle, bytes):
             return process(raw)
         # The engine's own constructor: hash and pad values are set, so it hashes nothing.
-        return inputs_class.from_dict(open_media(readers, handle, cls=dict))
+        return inputs_class.from_dict(open_media(ranks, handle, cls=dict))
 
     scheduler._process_and_broadcast_mm_inputs = open_or_process
 

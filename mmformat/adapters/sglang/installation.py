@@ -10,8 +10,8 @@ from mmformat._extras import require
 from mmformat.adapters.readers import Readers
 from mmformat.adapters.sglang import inline_pickle, shm_pointers
 from mmformat.adapters.sglang.announce import Announcer
-from mmformat.errors import ModelError
 from mmformat.arena import Arena
+from mmformat.errors import ModelError
 
 __all__ = ["Installed", "install"]
 
@@ -44,7 +44,7 @@ def install(
     target: Any,
     *,
     arena: Arena | str | None = None,
-    reader: int | None = None,
+    rank: int | None = None,
     timeout_s: float = 0.0,
     device: str | None = None,
     expand: bool = True,
@@ -60,7 +60,7 @@ def install(
         In the tokenizer's process: where the media go; one reader for each tensor-parallel rank.
         In a scheduler's process: the name of an arena to attach to at once. Omitted, the rank
         attaches when the first handle comes, which a rank that was attached before must not do.
-    reader : int, optional
+    rank : int, optional
         In a scheduler's process: its reader's number; the tensor-parallel rank when omitted.
     timeout_s : float
         How long the tokenizer may wait for room before a request goes the engine's own way.
@@ -101,15 +101,15 @@ def install(
         return Installed(way(target, announcer))
     if not hasattr(target, "model_config"):
         raise ModelError(f"expected a TokenizerManager or a Scheduler, got {type(target).__name__}")
-    rank = _rank_of(target) if reader is None else reader
-    readers = Readers(rank, device=device, expand=expand)
+    rank = _rank_of(target) if rank is None else rank
+    ranks = Readers(rank, device=device, expand=expand)
     if arena is not None:
-        readers.attach(arena if isinstance(arena, str) else arena.name)
-    undo = (shm_pointers.open_handles if newer else inline_pickle.open_handles)(target, readers)
+        ranks.attach(arena if isinstance(arena, str) else arena.name)
+    undo = (shm_pointers.open_handles if newer else inline_pickle.open_handles)(target, ranks)
 
     def remove() -> None:
         undo()
-        readers.close()
+        ranks.close()
 
     return Installed(remove)
 

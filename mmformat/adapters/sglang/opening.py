@@ -11,7 +11,7 @@ from mmformat.adapters.sglang.restore import from_mmformat
 __all__ = ["open_media"]
 
 
-def open_media(readers: Readers, handle: bytes, *, cls: type[Any]) -> Any:
+def open_media(ranks: Readers, handle: bytes, *, cls: type[Any]) -> Any:
     """Return the media of a handle as an object of the engine's class.
 
     Raises
@@ -24,7 +24,7 @@ def open_media(readers: Readers, handle: bytes, *, cls: type[Any]) -> Any:
     **Copies**: none. **Lifetime**: the slot is held until the last tensor is collected, which is
     when the engine drops the request's features.
     """
-    inputs = readers.get(handle)
+    inputs = ranks.get(handle)
     for number in inputs.request_data.pop(STAMPED, ()):
         inputs.items[number].identity = None  # it was ours, for finding equal content
     return from_mmformat(inputs, cls)

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from mmformat._extras import require
 from mmformat.adapters.sglang.installation import install
-from mmformat.errors import ModelError
 from mmformat.arena import Arena
+from mmformat.errors import ModelError
 
 __all__ = ["VARIABLE", "register"]
 
@@ -38,7 +38,7 @@ def register() -> None:
     hooks = require("sglang.srt.plugins.hook_registry", extra="sglang")
 
     def made_manager(result: Any, manager: Any, *_args: Any, **_options: Any) -> Any:
-        arena = Arena.create(nbytes=nbytes, readers=manager.server_args.tp_size)
+        arena = Arena.create(nbytes=nbytes, ranks=manager.server_args.tp_size)
         # Kept with the manager: the arena lives as long as it does.
         manager.mmformat = (arena, install(manager, arena=arena))
         return result

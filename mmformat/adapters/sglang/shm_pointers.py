@@ -64,7 +64,7 @@ def announce(manager: Any, announcer: Announcer) -> Callable[[], None]:
     return undo
 
 
-def open_handles(scheduler: Any, readers: Readers) -> Callable[[], None]:
+def open_handles(scheduler: Any, ranks: Readers) -> Callable[[], None]:
     """Open handles where a scheduler finalizes shared-memory pointers; return what undoes it.
 
     The engine's function around these three waits for all ranks and, when one of them failed,
@@ -88,7 +88,7 @@ def open_handles(scheduler: Any, readers: Readers) -> Callable[[], None]:
         for part in _parts(request):
             handle = _handle_of(part)
             if handle is not None:
-                media = open_media(readers, handle, cls=schedule.MultimodalProcessorOutput)
+                media = open_media(ranks, handle, cls=schedule.MultimodalProcessorOutput)
                 # Hash and pad values are set, so this hashes nothing; and the finished inputs are
                 # never broadcast a second time.
                 part.mm_inputs = schedule.MultimodalInputs.from_processor_output(
@@ -101,7 +101,7 @@ def open_handles(scheduler: Any, readers: Readers) -> Callable[[], None]:
             handle = _handle_of(part)
             if handle is not None:
                 with contextlib.suppress(TransportError):  # what failed to open may be gone
-                    readers.release(handle)
+                    ranks.release(handle)
         discard(request)
 
     module.has_shm_features = has_any

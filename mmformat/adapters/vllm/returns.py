@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from mmformat.errors import TransportError
 from mmformat.arena import Arena
+from mmformat.errors import TransportError
 from mmformat.shm import Handle
 
 __all__ = ["ReturnedHandles", "flush", "give_back"]
@@ -47,7 +47,7 @@ class ReturnedHandles:
     Examples
     --------
     >>> import mmformat as mm
-    >>> with mm.Arena.create(nbytes=2**20, readers=1) as arena:
+    >>> with mm.Arena.create(nbytes=2**20, ranks=1) as arena:
     ...     returns = ReturnedHandles(arena)
     ...     handle = bytes(arena.put(mm.MultimodalInputs(request_data={"im_token_id": 7})))
     ...     give_back(handle)

@@ -11,10 +11,10 @@ from mmformat.adapters.vllm.restore import from_mmformat, inputs_module
 from mmformat.adapters.vllm.returns import ReturnedHandles, flush
 from mmformat.adapters.vllm.shared import shared_item
 from mmformat.adapters.vllm.take import to_mmformat
+from mmformat.arena import Arena
 from mmformat.codec import decode, encode
 from mmformat.errors import DecodeError, EncodeError, ModelError, TransportError
 from mmformat.model import EncodedMessage, Limits
-from mmformat.arena import Arena
 
 __all__ = ["mm_decoder", "mm_encoder"]
 

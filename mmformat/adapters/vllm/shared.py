@@ -18,12 +18,12 @@ _ADDRESS: Final = "address"
 _HERE: Final[dict[str, Readers]] = {}
 
 
-def attach(reader: int, *, device: str | None = None, expand: bool = True) -> Readers:
+def attach(rank: int, *, device: str | None = None, expand: bool = True) -> Readers:
     """Let this process open handles, as the reader with this number; a worker calls it once.
 
     Parameters
     ----------
-    reader : int
+    rank : int
         The worker's rank.
     device : str, optional
         Where its tensors are wanted, as ``"cuda:0"``; dictionaries are expanded there.
@@ -37,7 +37,7 @@ def attach(reader: int, *, device: str | None = None, expand: bool = True) -> Re
     """
     if "readers" in _HERE:
         _HERE["readers"].close()
-    _HERE["readers"] = Readers(reader, device=device, expand=expand)
+    _HERE["readers"] = Readers(rank, device=device, expand=expand)
     return _HERE["readers"]
 
 
@@ -87,15 +87,15 @@ def _shared_class() -> type[Any]:
 
     def data(item: Any) -> Any:
         if item.opened is None:
-            readers = _HERE.get("readers")
-            if readers is None:
+            ranks = _HERE.get("readers")
+            if ranks is None:
                 raise TransportError(
                     "expected a process that reads the arena, got one that is not attached",
                     hint="call mmformat.adapters.vllm.attach(rank) in each worker",
                     code="not-attached",
                 )
             item.unread.detach()
-            item.opened = from_mmformat(readers.get(item.handle), base).data
+            item.opened = from_mmformat(ranks.get(item.handle), base).data
         return item.opened
 
     def reduce(item: Any, _protocol: Any) -> Any:
@@ -119,10 +119,10 @@ def _shared_class() -> type[Any]:
 
 
 def _drop(handle: bytes, way: _Way) -> None:
-    readers = _HERE.get("readers")
-    if readers is None:
+    ranks = _HERE.get("readers")
+    if ranks is None:
         if way.came_first and not way.went_on:
             give_back(handle)
     else:
         with contextlib.suppress(TransportError):  # a copy of the item may have released it
-            readers.release(handle)
+            ranks.release(handle)

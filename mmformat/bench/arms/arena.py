@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mmformat.arena import Arena, ArenaReader
 from mmformat.bench.arms.arm import Arm, Frames
 from mmformat.model import MultimodalInputs
-from mmformat.arena import Arena, ArenaReader
 
 __all__ = ["ArenaAgainArm", "ArenaArm", "ArenaCodesArm", "ArenaDictionaryArm"]
 
@@ -25,9 +25,9 @@ class ArenaArm(Arm):
         self._rank: ArenaReader | None = None
         self._number: int | None = None
 
-    def open(self, *, nbytes: int, readers: int) -> None:
+    def open(self, *, nbytes: int, ranks: int) -> None:
         """Create the arena, with room for two requests."""
-        self._arena = Arena.create(nbytes=2 * nbytes + 2**22, readers=readers)
+        self._arena = Arena.create(nbytes=2 * nbytes + 2**22, ranks=ranks)
 
     def encode(self, inputs: MultimodalInputs) -> Frames:
         """Put the inputs and return the handle."""
@@ -40,15 +40,15 @@ class ArenaArm(Arm):
         if self._arena is not None and not self._arena.wait_released(timeout_s=30):
             raise RuntimeError("expected every rank to release its slot")
 
-    def attach(self, *, reader: int) -> None:
+    def attach(self, *, rank: int) -> None:
         """Remember the rank's number; the first handle names the arena."""
-        self._number = reader
+        self._number = rank
 
     def decode(self, frames: Frames) -> Any:
         """Get the inputs as views of the slot."""
         handle = bytes(frames[0])
         if self._rank is None:
-            self._rank = Arena.attach(handle, reader=self._number or 0)
+            self._rank = Arena.attach(handle, rank=self._number or 0)
         return self._rank.get(handle, expand=self.expands)
 
     def close(self) -> None:

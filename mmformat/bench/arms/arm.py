@@ -48,7 +48,7 @@ class Arm:
     carries: ClassVar[bool] = True
     module: ClassVar[str | None] = None
 
-    def open(self, *, nbytes: int, readers: int) -> None:
+    def open(self, *, nbytes: int, ranks: int) -> None:
         """Prepare the producer's side for requests of at most ``nbytes``."""
 
     def encode(self, inputs: MultimodalInputs) -> Frames:
@@ -58,7 +58,7 @@ class Arm:
     def reclaim(self) -> None:
         """Take back, in the producer, what the last message used."""
 
-    def attach(self, *, reader: int) -> None:
+    def attach(self, *, rank: int) -> None:
         """Prepare a reader's side."""
 
     def decode(self, frames: Frames) -> Any:

@@ -41,7 +41,7 @@ class MemcpyArm(Arm):
         self._path: Path | None = None
         self._memory: mmap.mmap | None = None
 
-    def open(self, *, nbytes: int, readers: int) -> None:
+    def open(self, *, nbytes: int, ranks: int) -> None:
         """Create and touch the memory."""
         self._path = _SHM / f"bench-mmformat-{os.getpid()}-{secrets.token_hex(4)}"
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)

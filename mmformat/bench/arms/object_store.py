@@ -51,7 +51,7 @@ class RayArm(Arm):
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         self._mailbox: Any = None
 
-    def open(self, *, nbytes: int, readers: int) -> None:
+    def open(self, *, nbytes: int, ranks: int) -> None:
         """Start the cluster with room for a few requests."""
         import ray
 

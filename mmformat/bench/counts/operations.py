@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmformat import codec
+from mmformat.arena import Arena, decode
 from mmformat.bench.pages import touch
 from mmformat.bench.payloads import payload, tensors_of
 from mmformat.model.tensors import tensor_spec
-from mmformat.arena import Arena, decode
 
 __all__ = ["Operation", "operations"]
 
@@ -44,8 +44,8 @@ def operations(name: str) -> Iterator[list[Operation]]:
     message = bytes(codec.encode(inputs))
     template = [(spec.shape, spec.dtype) for spec in map(tensor_spec, tensors_of(inputs))]
     with (
-        Arena.create(nbytes=2 * chosen.nbytes + 2**22, readers=1) as arena,
-        Arena.attach(arena.name, reader=0) as reader,
+        Arena.create(nbytes=2 * chosen.nbytes + 2**22, ranks=1) as arena,
+        Arena.attach(arena.name, rank=0) as reader,
     ):
         held = [arena.put(inputs)]
 

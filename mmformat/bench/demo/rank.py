@@ -9,12 +9,12 @@ from typing import Any
 
 import zmq
 
+from mmformat.arena import Arena, ArenaReader
 from mmformat.bench.arms import make_arm
 from mmformat.bench.pages import touch
 from mmformat.bench.payloads import tensors_of
 from mmformat.measure import clock_ns
 from mmformat.model.tensors import tensor_buffer, tensor_spec
-from mmformat.arena import Arena, ArenaReader
 
 __all__ = ["fingerprints", "run_rank"]
 
@@ -71,7 +71,7 @@ class _Rank:
 
     def _attach_message(self, frames: list[bytes]) -> None:
         self._arena = frames[0].decode()
-        self._reader = Arena.attach(self._arena, reader=self._rank)
+        self._reader = Arena.attach(self._arena, rank=self._rank)
         self._report("attached")
 
     def _share_message(self, frames: list[bytes]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from mmformat.arena import Arena
 from mmformat.bench.arms import make_arm
 from mmformat.bench.crew import Crew
 from mmformat.bench.demo.desk import Desk
@@ -23,7 +24,6 @@ from mmformat.bench.payloads import tensors_of
 from mmformat.codec import encode
 from mmformat.measure import clock_ns
 from mmformat.model import MultimodalInputs
-from mmformat.arena import Arena
 
 __all__ = ["DemoOptions", "run_demo"]
 
@@ -109,7 +109,7 @@ def run_demo(options: DemoOptions, follow: Follow | None = None) -> DemoReport:
             )
         desk.gather("ready")
         requests = _materialize(options, report, tell)
-        with Arena.create(nbytes=_arena_nbytes(requests), readers=options.ranks) as arena:
+        with Arena.create(nbytes=_arena_nbytes(requests), ranks=options.ranks) as arena:
             desk.ask("attach", arena.name.encode(), answer="attached")
             _Run(options, report, desk, arena).all(requests, tell)
             desk.announce("end")

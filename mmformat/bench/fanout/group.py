@@ -26,18 +26,18 @@ class Group:
         Where the processes are started.
     arm : str
         The way that they carry.
-    readers : int
+    ranks : int
         How many readers there are.
     timeout_s : float
         The longest wait for any answer.
     """
 
-    def __init__(self, crew: Crew, arm: str, *, readers: int, timeout_s: float) -> None:
+    def __init__(self, crew: Crew, arm: str, *, ranks: int, timeout_s: float) -> None:
         self.arm = arm
         self.carries = arm_class(arm).carries
         self._crew = crew
         self._timeout_s = timeout_s
-        addresses = [crew.address(f"{arm}-{reader}") for reader in range(readers)]
+        addresses = [crew.address(f"{arm}-{reader}") for reader in range(ranks)]
         self._producer, theirs = crew.pipe()
         crew.start(f"the producer of {arm}", run_producer, arm, addresses, theirs)
         self._readers: list[Connection] = []

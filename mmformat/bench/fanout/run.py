@@ -26,7 +26,7 @@ def run_fanout(
     *,
     payloads: Sequence[str] = _FANOUT.payloads,
     arms: Sequence[str] = _FANOUT.arms,
-    readers: int = 4,
+    ranks: int = 4,
     rounds: int | None = None,
     quick: bool = False,
     follow: Follow | None = None,
@@ -37,7 +37,7 @@ def run_fanout(
     ----------
     payloads, arms : sequence of str
         Their names.
-    readers : int, default 4
+    ranks : int, default 4
         Reader processes for each arm.
     rounds : int, optional
         How often the arms take turns; 15, or 7 for large payloads, when omitted.
@@ -67,7 +67,7 @@ def run_fanout(
         settings={
             "quick": quick,
             "rounds": rounds,
-            "readers": readers,
+            "readers": ranks,
             "page_nbytes": PAGE_NBYTES,
             "warmup_rounds": _WARMUP_ROUNDS,
         },
@@ -77,10 +77,10 @@ def run_fanout(
     present = [arm for arm in present if with_dictionary or not arm_class(arm).wants_dictionary]
     with Crew() as crew:
         groups = {
-            arm: Group(crew, arm, readers=readers, timeout_s=_STARTUP_TIMEOUT_S) for arm in present
+            arm: Group(crew, arm, ranks=ranks, timeout_s=_STARTUP_TIMEOUT_S) for arm in present
         }
         for number, group in enumerate(groups.values()):
-            tell(f"starting {len(groups) * (readers + 1)} processes", 0.1 * number / len(groups))
+            tell(f"starting {len(groups) * (ranks + 1)} processes", 0.1 * number / len(groups))
             group.wait_ready()
         for number, name in enumerate(payloads):
             share = 0.1 + 0.9 * number / len(payloads)

@@ -80,7 +80,7 @@ class _Producer:
         make = chosen.dictionary if wants_dictionary else chosen.make
         self._inputs = (make or chosen.make)(0)
         nbytes = sum(tensor.nbytes for tensor in tensors_of(self._inputs))
-        self._arm.open(nbytes=nbytes, readers=len(self._sockets))
+        self._arm.open(nbytes=nbytes, ranks=len(self._sockets))
         return before_nbytes
 
     def stamp(self, number: int) -> list[str]:
@@ -143,7 +143,7 @@ class _Reader:
         """Attach the arm; return the bytes that this process had before."""
         before_nbytes = memory().pss_nbytes
         self._arm = make_arm(self._name)
-        self._arm.attach(reader=self._number)
+        self._arm.attach(rank=self._number)
         return before_nbytes
 
     def receive(self) -> dict[str, int]:

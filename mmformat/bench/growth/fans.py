@@ -25,7 +25,7 @@ def grow_fans(
     arms: Sequence[str],
     *,
     axes: Sequence[str],
-    readers: Sequence[int],
+    ranks: Sequence[int],
     rounds: int | None,
     quick: bool,
     full: bool,
@@ -40,23 +40,23 @@ def grow_fans(
     if "knee" not in axes:
         sizes = [size for size in sizes if size == _RANKS_PAYLOAD] or sizes[-1:]
     ranks_nbytes = min(_RANKS_PAYLOAD, sizes[-1])
-    for place, count in enumerate(readers):
+    for place, count in enumerate(ranks):
         with Crew() as crew:
             groups = {
-                arm: Group(crew, arm, readers=count, timeout_s=_STARTUP_TIMEOUT_S) for arm in names
+                arm: Group(crew, arm, ranks=count, timeout_s=_STARTUP_TIMEOUT_S) for arm in names
             }
             for group in groups.values():
-                tell(f"starting {len(names) * (count + 1)} processes", place / len(readers))
+                tell(f"starting {len(names) * (count + 1)} processes", place / len(ranks))
                 group.wait_ready()
             for number, nbytes in enumerate(sizes):
                 told = f"{nbytes / 1e6:.1f} MB to {count}"
-                tell(told, (place + number / len(sizes)) / len(readers))
+                tell(told, (place + number / len(sizes)) / len(ranks))
                 turns_count = rounds or (3 if quick or nbytes > 2**26 else 7)
                 cells = _carry(groups, nbytes, rounds=turns_count)
                 if "knee" in axes:
-                    _add(result, cells, axis="knee", nbytes=nbytes, readers=count)
+                    _add(result, cells, axis="knee", nbytes=nbytes, ranks=count)
                 if "ranks" in axes and nbytes == ranks_nbytes:
-                    _add(result, cells, axis="ranks", nbytes=nbytes, readers=count)
+                    _add(result, cells, axis="ranks", nbytes=nbytes, ranks=count)
             for group in groups.values():
                 group.end()
 
@@ -73,16 +73,16 @@ def _carry(groups: dict[str, Group], nbytes: int, *, rounds: int) -> dict[str, C
     return cells
 
 
-def _add(result: Result, cells: dict[str, Cell], *, axis: str, nbytes: int, readers: int) -> None:
+def _add(result: Result, cells: dict[str, Cell], *, axis: str, nbytes: int, ranks: int) -> None:
     metric = "sent_ns" if axis == "ranks" else "touched_ns"
-    where = f"{axis}-{readers}" if axis == "ranks" else f"{axis}-{readers}-{nbytes // 2**10}"
-    ranks = "rank" if readers == 1 else "ranks"
+    where = f"{axis}-{ranks}" if axis == "ranks" else f"{axis}-{ranks}-{nbytes // 2**10}"
+    noun = "rank" if ranks == 1 else "ranks"
     result.subjects[where] = Subject(
         name=where,
-        title=f"{nbytes / 2**20:g} MiB to {readers} {ranks}",
+        title=f"{nbytes / 2**20:g} MiB to {ranks} {noun}",
         nbytes=nbytes,
-        axis="ranks" if axis == "ranks" else f"knee, {readers} {ranks}",
-        at=float(readers if axis == "ranks" else nbytes),
+        axis="ranks" if axis == "ranks" else f"knee, {ranks} {noun}",
+        at=float(ranks if axis == "ranks" else nbytes),
     )
     for arm, cell in cells.items():
         result.cells.append(

@@ -23,7 +23,7 @@ def run_growth(
     arms: Sequence[str] = _GROWTH.arms,
     rounds: int | None = None,
     quick: bool = False,
-    readers: Sequence[int] | None = None,
+    ranks: Sequence[int] | None = None,
     full: bool = False,
     follow: Follow | None = None,
 ) -> Result:
@@ -49,7 +49,7 @@ def run_growth(
         Told what is being done.
     """
     tell = follow or (lambda text, done: None)
-    counts = tuple(readers or ((1, 2) if quick else _READERS))
+    counts = tuple(ranks or ((1, 2) if quick else _READERS))
     settings: dict[str, Any] = {"quick": quick, "rounds": rounds, "full": full, "readers": counts}
     result = Result(scenario="growth", settings=settings)
     steps = len(payloads)
@@ -63,7 +63,7 @@ def run_growth(
             result,
             arms,
             axes=fans,
-            readers=counts,
+            ranks=counts,
             rounds=rounds,
             quick=quick,
             full=full,

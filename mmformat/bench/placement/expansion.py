@@ -10,9 +10,9 @@ import torch
 
 from mmformat.bench.placement.one_device import device_facts
 from mmformat.bench.placement.requests import REQUESTS
+from mmformat.cuda import expand_on_device
 from mmformat.measure import Samples, environment
 from mmformat.model import DictionaryTensor
-from mmformat.cuda import expand_on_device
 
 __all__ = ["run_expansion"]
 

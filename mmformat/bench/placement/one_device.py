@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from mmformat.arena import Arena
 from mmformat.bench.placement.requests import REQUESTS, Request
 from mmformat.bench.placement.ways import WAYS, Way, features_of, make_way
 from mmformat.measure import Samples, clock_ns, environment, turns, without_collection
-from mmformat.arena import Arena
 
 __all__ = ["device_facts", "run_one_device"]
 
@@ -124,8 +124,8 @@ def _transfers(request: Request, device: torch.device) -> list[dict[str, Any]]:
     offers = {name: request.make(each, seed=1) for name, each in _OFFERED.items()}
     samples = {name: Samples("ns") for name in _TRANSFERS}
     with (
-        Arena.create(nbytes=(count + 1) * request.nbytes + 2**24, readers=1) as arena,
-        Arena.attach(arena.name, reader=0, device=device) as rank,
+        Arena.create(nbytes=(count + 1) * request.nbytes + 2**24, ranks=1) as arena,
+        Arena.attach(arena.name, rank=0, device=device) as rank,
     ):
         memory = rank._open_on(device)._registration
         if memory is None or memory.tensor is None:

@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import torch
 
+from mmformat.arena import Arena
 from mmformat.bench.crew import Crew
 from mmformat.bench.placement.one_device import device_facts
 from mmformat.bench.placement.requests import REQUESTS
 from mmformat.bench.placement.ways import features_of
+from mmformat.cuda.device_pool import DevicePool, DevicePoolReader
 from mmformat.measure import Samples, clock_ns, environment, turns
 from mmformat.model import MultimodalInputs
-from mmformat.arena import Arena
-from mmformat.cuda.device_pool import DevicePool, DevicePoolReader
 
 __all__ = ["run_pool"]
 
@@ -46,8 +46,8 @@ def run_pool(
         samples = {way: (Samples("ns"), Samples("ns")) for way in POOL_WAYS}
         correct = dict.fromkeys(POOL_WAYS, True)
         with (
-            DevicePool(nbytes=request.nbytes + 2**22, readers=1, device="cuda:0") as pool,
-            Arena.create(nbytes=request.nbytes + 2**24, readers=1) as arena,
+            DevicePool(nbytes=request.nbytes + 2**22, ranks=1, device="cuda:0") as pool,
+            Arena.create(nbytes=request.nbytes + 2**24, ranks=1) as arena,
             Crew() as crew,
         ):
             ours, theirs = crew.pipe()
@@ -120,8 +120,8 @@ def _rank(pool: str, arena: str, number: int, request: str, end: Connection) -> 
     torch.cuda.set_device(device)
     expected = [each.to(device) for each in features_of(REQUESTS[request].make("plain", seed=5))]
     with (
-        DevicePoolReader(pool, reader=0, device=device) as ours,
-        Arena.attach(arena, reader=0, device=device) as rank,
+        DevicePoolReader(pool, rank=0, device=device) as ours,
+        Arena.attach(arena, rank=0, device=device) as rank,
     ):
         end.send("attached")
         while (told := end.recv()) is not None:

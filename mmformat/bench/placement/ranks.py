@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import torch
 
+from mmformat.arena import Arena, ArenaReader
 from mmformat.bench.crew import Crew
 from mmformat.bench.placement.one_device import device_facts
 from mmformat.bench.placement.requests import REQUESTS, Request
 from mmformat.bench.placement.ways import features_of
 from mmformat.measure import Samples, clock_ns, environment, turns
 from mmformat.model import MultimodalInputs
-from mmformat.arena import Arena, ArenaReader
 from mmformat.shm import Handle
 
 __all__ = ["run_ranks"]
@@ -56,7 +56,7 @@ def run_ranks(
     for name in requests:
         request = REQUESTS[name]
         with (
-            Arena.create(nbytes=(ROW + 1) * request.nbytes + 2**24, readers=world) as arena,
+            Arena.create(nbytes=(ROW + 1) * request.nbytes + 2**24, ranks=world) as arena,
             Crew() as crew,
         ):
             ends = []
@@ -166,7 +166,7 @@ def _rank(
         host.copy_(wanted)
     fresh = [each.cpu() for each in expected]
     targets = [torch.empty_like(each) for each in expected]
-    with Arena.attach(arena, reader=number, device=device) as rank:
+    with Arena.attach(arena, rank=number, device=device) as rank:
         ways = _ways(rank, number, pinned, targets)
         end.send(rank.placement.registered)
         while (told := end.recv()) is not None:

@@ -16,6 +16,7 @@ import torch
 from blake3 import blake3
 from PIL import Image
 
+from mmformat.arena import Arena
 from mmformat.bench.arms.segment_per_tensor import SegmentPerTensorArm
 from mmformat.bench.crew import Crew
 from mmformat.bench.payloads import PHOTOS
@@ -24,7 +25,6 @@ from mmformat.measure import Samples, clock_ns, environment, turns
 from mmformat.media import materialize
 from mmformat.media.image import QwenVLImageProcessor
 from mmformat.model import Modality, MultimodalDataItem, MultimodalInputs, Source
-from mmformat.arena import Arena
 
 __all__ = ["make_tower", "reference_processor", "run_tower"]
 
@@ -93,7 +93,7 @@ def run_tower(*, ranks: int | None = None, rounds: int = 8) -> dict[str, Any]:
         for name in TOWER_WAYS
     }
     equal = dict.fromkeys(TOWER_WAYS, True)
-    with Arena.create(nbytes=2**28, readers=world) as arena, Crew() as crew:
+    with Arena.create(nbytes=2**28, ranks=world) as arena, Crew() as crew:
         ends = []
         for number in range(world):
             ours, theirs = crew.pipe()
@@ -224,7 +224,7 @@ def _rank(number: int, arena: str, end: Connection) -> None:
     torch.cuda.set_device(device)
     tower = make_tower(device)
     segments = SegmentPerTensorArm()
-    with Arena.attach(arena, reader=number, device=device) as rank:
+    with Arena.attach(arena, rank=number, device=device) as rank:
         end.send(rank.placement.registered)
         while True:
             way, _ = end.recv()

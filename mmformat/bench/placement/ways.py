@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Final
 
 import torch
 
+from mmformat.arena import Arena, ArenaReader, decode
 from mmformat.bench.arms.segment_per_tensor import SegmentPerTensorArm
 from mmformat.bench.payloads import tensors_of
 from mmformat.codec import encode
 from mmformat.model import DictionaryTensor, MultimodalInputs
-from mmformat.arena import Arena, ArenaReader, decode
 from mmformat.shm import Handle
 
 __all__ = ["WAYS", "Way", "features_of", "make_way"]
@@ -96,9 +96,9 @@ class ArenaWay(Way):
 
     def open(self, nbytes: int) -> None:
         """Create the arena and attach the rank."""
-        self._arena = Arena.create(nbytes=nbytes + 2**24, readers=1)
+        self._arena = Arena.create(nbytes=nbytes + 2**24, ranks=1)
         self._rank: ArenaReader = Arena.attach(
-            self._arena.name, reader=0, device=self.device, pin=self.pin
+            self._arena.name, rank=0, device=self.device, pin=self.pin
         )
         self._handle: Handle | None = None
         if self._rank.placement.registered is not self.pin:

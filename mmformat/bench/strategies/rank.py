@@ -64,7 +64,7 @@ def run_rank(settings: RankSettings) -> None:
     if settings.arena is not None:
         reader = mm.Arena.attach(
             settings.arena,
-            reader=settings.rank,
+            rank=settings.rank,
             device=None if settings.device == "cpu" else str(device),
         )
     loop = _Loop(settings, Unpacker(settings.way, reader, device))

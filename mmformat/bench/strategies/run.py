@@ -138,7 +138,7 @@ def _run_way(
         arena = None
         if way.carrier == "arena":
             nbytes = _arena_nbytes(traffic, way)
-            arena = stack.enter_context(mm.Arena.create(nbytes=nbytes, readers=tp))
+            arena = stack.enter_context(mm.Arena.create(nbytes=nbytes, ranks=tp))
         crew = stack.enter_context(Crew())
         tokenizer = Tokenizer(way, ranks=tp, crew=crew, arena=arena, workers=workers)
         stack.callback(tokenizer.close)

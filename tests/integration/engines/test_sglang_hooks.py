@@ -35,7 +35,7 @@ def ranks() -> Iterator[tp_ranks.Ranks]:
 
 @pytest.fixture
 def arena(ranks: tp_ranks.Ranks) -> Iterator[mm.Arena]:
-    with mm.Arena.create(nbytes=2**26, readers=TP) as made:
+    with mm.Arena.create(nbytes=2**26, ranks=TP) as made:
         with install(ranks.manager, arena=made):
             ranks.control(f"install {made.name}")
             yield made
@@ -116,7 +116,7 @@ def test_off_the_ranks_get_what_they_got_before(ranks: tp_ranks.Ranks) -> None:
     """After an install and a remove, the engine's own transport and hash are back."""
     expected = image(ranks, 3, hash_known=True)
     _, before = ranks.ask("before", [image(ranks, 3)])
-    with mm.Arena.create(nbytes=2**24, readers=TP) as made:
+    with mm.Arena.create(nbytes=2**24, ranks=TP) as made:
         with install(ranks.manager, arena=made):
             ranks.control(f"install {made.name}")
             ranks.control("remove")
@@ -173,7 +173,7 @@ def test_a_batch_crosses_as_handles(ranks: tp_ranks.Ranks, arena: mm.Arena) -> N
 def test_what_does_not_fit_goes_the_engines_own_way(
     ranks: tp_ranks.Ranks, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with mm.Arena.create(nbytes=2**16, readers=TP) as small, install(ranks.manager, arena=small):
+    with mm.Arena.create(nbytes=2**16, ranks=TP) as small, install(ranks.manager, arena=small):
         ranks.control(f"install {small.name}")
         with caplog.at_level(logging.WARNING, logger="mmformat.sglang"):
             _, answers = ranks.ask("large", [image(ranks, 20)])
@@ -198,7 +198,7 @@ def test_several_data_parallel_groups_are_refused(ranks: tp_ranks.Ranks) -> None
         send_to_scheduler=None, server_args=types.SimpleNamespace(dp_size=2)
     )
     with (
-        mm.Arena.create(nbytes=2**16, readers=1) as small,
+        mm.Arena.create(nbytes=2**16, ranks=1) as small,
         pytest.raises(mm.ModelError, match="expected dp_size of 1, got 2"),
     ):
         install(manager, arena=small)

@@ -216,7 +216,7 @@ def test_a_handle_crosses_the_engine_to_every_worker() -> None:
     assert [answers.get(timeout=400) for _ in workers] == ["ready"] * 2
     engine = module("vllm.v1.engine").EngineCoreRequest
     item = picture()
-    with mm.Arena.create(nbytes=2**24, readers=2) as arena:
+    with mm.Arena.create(nbytes=2**24, ranks=2) as arena:
         frames = mm_encoder(arena=arena).encode(request(item))
         assert sum(len(frame) for frame in frames) < 1024
         shared = mm_decoder(engine).decode(frames).mm_features[0].data
@@ -239,7 +239,7 @@ def test_a_handle_crosses_the_engine_to_every_worker() -> None:
 
 
 def test_an_item_that_is_dropped_unopened_releases_its_slot() -> None:
-    with mm.Arena.create(nbytes=2**24, readers=1) as arena:
+    with mm.Arena.create(nbytes=2**24, ranks=1) as arena:
         readers = attach(0)
         handle = bytes(arena.put(to_mmformat(picture())))
         item = shared_item(handle)
@@ -306,7 +306,7 @@ def test_no_way_that_a_request_ends_holds_its_slot() -> None:
     for process in processes:
         process.start()
     assert [answers.get(timeout=400) for _ in processes] == ["ready"] * 3
-    with mm.Arena.create(nbytes=2**24, readers=2) as arena:
+    with mm.Arena.create(nbytes=2**24, ranks=2) as arena:
         encoder = mm_encoder(arena=arena)
         for what in WAYS_OF_A_REQUEST * 3:
             frames = [bytes(frame) for frame in encoder.encode(request(picture()))]
@@ -334,8 +334,8 @@ def test_no_way_that_a_request_ends_holds_its_slot() -> None:
 
 def test_only_a_handle_of_this_arena_and_of_this_user_is_taken_back() -> None:
     with (
-        mm.Arena.create(nbytes=2**20, readers=1) as arena,
-        mm.Arena.create(nbytes=2**20, readers=1) as other,
+        mm.Arena.create(nbytes=2**20, ranks=1) as arena,
+        mm.Arena.create(nbytes=2**20, ranks=1) as other,
     ):
         returns = ReturnedHandles(arena)
         inside = arena.put(to_mmformat(picture(rows=3)))
@@ -357,7 +357,7 @@ def test_only_a_handle_of_this_arena_and_of_this_user_is_taken_back() -> None:
 
 @pytest.mark.parametrize("trusts", [False, True])
 def test_equal_identifiers_are_copied_once_where_hashes_are_trusted(trusts: bool) -> None:
-    with mm.Arena.create(nbytes=2**24, readers=1) as arena:
+    with mm.Arena.create(nbytes=2**24, ranks=1) as arena:
         encoder = mm_encoder(arena=arena, trusts_hashes=trusts)
         handles = []
         for _ in range(2):
@@ -370,7 +370,7 @@ def test_equal_identifiers_are_copied_once_where_hashes_are_trusted(trusts: bool
 
 def test_what_does_not_fit_goes_the_engines_own_way() -> None:
     item = picture()
-    with mm.Arena.create(nbytes=2**16, readers=1) as arena:
+    with mm.Arena.create(nbytes=2**16, ranks=1) as arena:
         frames = mm_encoder(arena=arena).encode(item)
     assert difference(item, mm_decoder(inputs.MultiModalKwargsItem).decode(frames)) is None
 

@@ -17,8 +17,8 @@ def _inputs(number: int) -> mm.MultimodalInputs:
 def test_handles_of_two_arenas_are_read() -> None:
     readers = Readers(0)
     with (
-        mm.Arena.create(nbytes=2**16, readers=1) as one,
-        mm.Arena.create(nbytes=2**16, readers=1) as other,
+        mm.Arena.create(nbytes=2**16, ranks=1) as one,
+        mm.Arena.create(nbytes=2**16, ranks=1) as other,
     ):
         handles = [bytes(one.put(_inputs(1))), bytes(other.put(_inputs(2)))]
         found = [readers.get(handle).items[0].feature[0, 0] for handle in handles]
@@ -28,7 +28,7 @@ def test_handles_of_two_arenas_are_read() -> None:
 
 
 def test_a_rank_that_comes_back_attaches_before_its_next_handle() -> None:
-    with mm.Arena.create(nbytes=2**16, readers=1) as arena:
+    with mm.Arena.create(nbytes=2**16, ranks=1) as arena:
         readers = Readers(0)
         readers.attach(arena.name)
         readers.close()
@@ -43,7 +43,7 @@ def test_a_rank_that_comes_back_attaches_before_its_next_handle() -> None:
 
 def test_a_released_handle_is_stale() -> None:
     readers = Readers(0)
-    with mm.Arena.create(nbytes=2**16, readers=1) as arena:
+    with mm.Arena.create(nbytes=2**16, ranks=1) as arena:
         handle = bytes(arena.put(_inputs(1)))
         readers.release(handle)
         assert arena.wait_released(timeout_s=2.0)
@@ -56,7 +56,7 @@ def test_a_dictionary_is_handed_over_as_it_is_where_the_device_expands_it() -> N
     codes = np.array([[0, 1], [1, 1]], np.uint8)
     tensor = mm.DictionaryTensor(codes, np.array([[0.5, 2.0]], np.float32), axis=0)
     item = mm.MultimodalDataItem(modality="IMAGE", feature=tensor)
-    with mm.Arena.create(nbytes=2**16, readers=2) as arena:
+    with mm.Arena.create(nbytes=2**16, ranks=2) as arena:
         handle = bytes(arena.put(mm.MultimodalInputs(items=[item])))
         whole, unexpanded = Readers(0), Readers(1, expand=False)
         assert np.array_equal(whole.get(handle).items[0].feature, tensor.expand())

@@ -18,20 +18,20 @@ def _inputs(number: int) -> mm.MultimodalInputs:
 
 
 def test_a_slot_is_free_again() -> None:
-    with mm.Arena.create(nbytes=2**16, readers=3) as arena:
+    with mm.Arena.create(nbytes=2**16, ranks=3) as arena:
         returns = ReturnedHandles(arena)
         kept, dropped = arena.put(_inputs(1)), arena.put(_inputs(2))
         give_back(bytes(dropped))
         assert (returns.collect(), returns.collect()) == (1, 0)
         assert arena.stats().slots_granted == 1
-        with mm.Arena.attach(kept, reader=0) as reader, pytest.raises(mm.StaleHandleError):
+        with mm.Arena.attach(kept, rank=0) as reader, pytest.raises(mm.StaleHandleError):
             reader.get(dropped)
         returns.close()
 
 
 def test_more_than_the_kernel_queues_are_not_lost() -> None:
     """What there is no room for goes with a later one."""
-    with mm.Arena.create(nbytes=2**24, readers=1, slots=2048) as arena:
+    with mm.Arena.create(nbytes=2**24, ranks=1, slots=2048) as arena:
         returns = ReturnedHandles(arena)
         handles = [bytes(arena.put(_inputs(number))) for number in range(1500)]
         threads = [
@@ -51,8 +51,8 @@ def test_more_than_the_kernel_queues_are_not_lost() -> None:
 
 def test_what_is_no_handle_of_this_arena_is_nothing() -> None:
     with (
-        mm.Arena.create(nbytes=2**16, readers=1) as arena,
-        mm.Arena.create(nbytes=2**16, readers=1) as other,
+        mm.Arena.create(nbytes=2**16, ranks=1) as arena,
+        mm.Arena.create(nbytes=2**16, ranks=1) as other,
     ):
         returns = ReturnedHandles(arena)
         inside, outside = bytes(arena.put(_inputs(1))), bytes(other.put(_inputs(1)))
@@ -67,7 +67,7 @@ def test_what_is_no_handle_of_this_arena_is_nothing() -> None:
 
 
 def test_a_second_producer_of_one_name_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    with mm.Arena.create(nbytes=2**16, readers=1) as arena:
+    with mm.Arena.create(nbytes=2**16, ranks=1) as arena:
         first, second = ReturnedHandles(arena), ReturnedHandles(arena)
         assert "stay held" in caplog.text
         assert second.collect() == 0

@@ -17,8 +17,8 @@ import zmq
 import zmq.asyncio
 
 import mmformat as mm
-from mmformat.shm import Handle
 from mmformat.adapters.zmq import recv, recv_async, send, send_async
+from mmformat.shm import Handle
 
 HANDLE = Handle(
     name="mmf-x", segment_id=bytes(16), slot=3, generation=7, offset=4096, nbytes=9, holders=1

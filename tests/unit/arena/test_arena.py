@@ -41,7 +41,7 @@ def changed(inputs: mm.MultimodalInputs, **fields: object) -> None:
 
 @pytest.fixture
 def arena():
-    with mm.Arena.create(nbytes=2**24, readers=2) as made:
+    with mm.Arena.create(nbytes=2**24, ranks=2) as made:
         yield made
 
 
@@ -49,7 +49,7 @@ def test_a_rank_reads_what_was_put_bit_for_bit(arena: mm.Arena) -> None:
     inputs = request_of(image(), image(16))
     handle = arena.put(inputs)
     assert len(bytes(handle)) < 256
-    with mm.Arena.attach(bytes(handle), reader=0) as rank:
+    with mm.Arena.attach(bytes(handle), rank=0) as rank:
         out = rank.get(bytes(handle))
         for sent, got in zip(inputs.items, out.items, strict=True):
             assert torch.equal(sent.feature, got.feature)
@@ -59,7 +59,7 @@ def test_a_rank_reads_what_was_put_bit_for_bit(arena: mm.Arena) -> None:
 
 def test_tensors_lie_in_the_mapping_on_64_bytes(arena: mm.Arena) -> None:
     handle = arena.put(request_of(image(rows=33), image(rows=7)))
-    with mm.Arena.attach(handle, reader=0) as rank:
+    with mm.Arena.attach(handle, rank=0) as rank:
         mapping = rank._transport.map(handle)
         start = buffer_of(mapping).address
         out = mm.decode(mapping)
@@ -72,7 +72,7 @@ def test_tensors_lie_in_the_mapping_on_64_bytes(arena: mm.Arena) -> None:
 
 def test_a_get_allocates_no_tensor_bytes(arena: mm.Arena) -> None:
     handle = arena.put(request_of(image(rows=2000)))
-    with mm.Arena.attach(handle, reader=0) as rank:
+    with mm.Arena.attach(handle, rank=0) as rank:
         rank.get(handle)
         before = pa.total_allocated_bytes()
         out = rank.get(arena.put(request_of(image(rows=1000))))
@@ -84,8 +84,8 @@ def test_what_one_rank_writes_no_other_sees(arena: mm.Arena) -> None:
     inputs = request_of(image())
     handle = arena.put(inputs)
     with (
-        mm.Arena.attach(handle, reader=0) as zero,
-        mm.Arena.attach(handle, reader=1) as one,
+        mm.Arena.attach(handle, rank=0) as zero,
+        mm.Arena.attach(handle, rank=1) as one,
     ):
         mine, theirs = zero.get(handle), one.get(handle)
         mine.items[0].feature.fill_(-1)
@@ -97,8 +97,8 @@ def test_what_one_rank_writes_no_other_sees(arena: mm.Arena) -> None:
 def test_a_slot_is_held_by_the_last_tensor_and_no_longer(arena: mm.Arena) -> None:
     handle = arena.put(request_of(image()))
     with (
-        mm.Arena.attach(handle, reader=0) as zero,
-        mm.Arena.attach(handle, reader=1) as one,
+        mm.Arena.attach(handle, rank=0) as zero,
+        mm.Arena.attach(handle, rank=1) as one,
     ):
         view = zero.get(handle).items[0].feature[3]
         one.release(handle)
@@ -156,7 +156,7 @@ def test_a_full_arena_says_so_and_loses_nothing(arena: mm.Arena) -> None:
     assert caught.value.hint
     with pytest.raises(mm.ArenaFullError, match="the whole arena"):
         arena.put(request_of(image(rows=4000)), timeout_s=10)
-    with mm.Arena.attach(small[0], reader=0) as rank:
+    with mm.Arena.attach(small[0], rank=0) as rank:
         for seed, handle in enumerate(small):
             assert torch.equal(rank.get(handle).items[0].feature, image(800, seed=seed).feature)
 
@@ -176,7 +176,7 @@ def test_compressed_messages_pass_through_as_well(arena: mm.Arena) -> None:
     options = mm.Compression(codec="lz4", threshold_nbytes=1000)
     handle = arena.put(inputs, compression=options)
     assert handle.nbytes < 1_200_000
-    with mm.Arena.attach(handle, reader=0) as rank:
+    with mm.Arena.attach(handle, rank=0) as rank:
         assert torch.equal(rank.get(handle).items[0].feature, inputs.items[0].feature)
 
 
@@ -207,7 +207,7 @@ class TestReservation:
             slot.inputs.items[0].hash = 2**64 - 1
             slot.inputs.items[0].identity = "d" * 64
             handle = slot.seal()
-        with mm.Arena.attach(handle, reader=0) as rank:
+        with mm.Arena.attach(handle, rank=0) as rank:
             mapping = rank._transport.map(handle)
             start = buffer_of(mapping).address
             item = mm.decode(mapping).items[0]
@@ -233,7 +233,7 @@ class TestReservation:
             before = pa.total_allocated_bytes()
             handle = slot.seal()
             assert pa.total_allocated_bytes() == before
-        with mm.Arena.attach(handle, reader=0) as rank:
+        with mm.Arena.attach(handle, rank=0) as rank:
             assert rank.get(handle).items[0].feature[999, 1175] == -5
 
     def test_other_inputs_may_be_sealed_around_the_tensors(self, arena: mm.Arena) -> None:
@@ -246,7 +246,7 @@ class TestReservation:
             item = mm.MultimodalDataItem(modality="VIDEO", feature=dictionary)
             handle = slot.seal(mm.MultimodalInputs(items=[item]))
             del dictionary, item
-        with mm.Arena.attach(handle, reader=0) as rank:
+        with mm.Arena.attach(handle, rank=0) as rank:
             assert torch.equal(rank.get(handle).items[0].feature, expected)
 
     def test_tensors_in_another_order_are_refused(self, arena: mm.Arena) -> None:
@@ -275,14 +275,14 @@ class TestReservation:
 @pytest.mark.parametrize("wrong", [b"", b"nonsense" * 8, 5, None, "mmf-../../etc/passwd"])
 def test_what_is_no_handle_is_refused_by_name(wrong: object) -> None:
     with pytest.raises(mm.TransportError):
-        mm.Arena.attach(wrong, reader=0)
+        mm.Arena.attach(wrong, rank=0)
 
 
 def test_a_thousand_rounds_leave_nothing_behind(arena: mm.Arena) -> None:
     inputs = request_of(image(rows=200))
     with (
-        mm.Arena.attach(arena.name, reader=0) as zero,
-        mm.Arena.attach(arena.name, reader=1) as one,
+        mm.Arena.attach(arena.name, rank=0) as zero,
+        mm.Arena.attach(arena.name, rank=1) as one,
     ):
         for _ in range(1000):
             handle = arena.put(inputs)
@@ -295,11 +295,11 @@ def test_a_thousand_rounds_leave_nothing_behind(arena: mm.Arena) -> None:
 
 def test_a_full_arena_may_fall_back_to_the_message_itself() -> None:
     inputs = request_of(image(rows=800))
-    with mm.Arena.create(nbytes=2**22, readers=1) as arena:
+    with mm.Arena.create(nbytes=2**22, ranks=1) as arena:
         first = arena.put(inputs, on_full="inline")
         second = arena.put(inputs, on_full="inline")
         assert isinstance(second, mm.EncodedMessage)
-        with mm.Arena.attach(arena.name, reader=0) as rank:
+        with mm.Arena.attach(arena.name, rank=0) as rank:
             for announced in (first, second):
                 out = rank.get(announced)
                 assert torch.equal(out.items[0].feature, inputs.items[0].feature)
@@ -309,9 +309,9 @@ def test_a_full_arena_may_fall_back_to_the_message_itself() -> None:
 def test_an_arena_need_not_be_in_dev_shm(backing: str, tmp_path) -> None:
     inputs = request_of(image())
     directory = tmp_path if backing == "file" else None
-    with mm.Arena.create(nbytes=2**22, readers=1, backing=backing, directory=directory) as arena:
+    with mm.Arena.create(nbytes=2**22, ranks=1, backing=backing, directory=directory) as arena:
         handle = arena.put(inputs)
-        with mm.Arena.attach_fd(arena.fileno(), reader=0) as rank:
+        with mm.Arena.attach_fd(arena.fileno(), rank=0) as rank:
             assert torch.equal(rank.get(handle).items[0].feature, inputs.items[0].feature)
     assert not list(tmp_path.iterdir())
 
@@ -319,14 +319,14 @@ def test_an_arena_need_not_be_in_dev_shm(backing: str, tmp_path) -> None:
 def test_a_rank_may_start_before_its_producer() -> None:
     name = f"mmf-{os.getuid()}-{os.getpid()}-0-early"
     with pytest.raises(mm.TransportError) as caught:
-        mm.Arena.attach(name, reader=0, timeout_s=0.02)
+        mm.Arena.attach(name, rank=0, timeout_s=0.02)
     assert caught.value.code == "segment-gone"
     made: list[mm.Arena] = []
     producer = threading.Timer(
-        0.1, lambda: made.append(mm.Arena.create(nbytes=2**20, readers=1, name=name))
+        0.1, lambda: made.append(mm.Arena.create(nbytes=2**20, ranks=1, name=name))
     )
     producer.start()
-    with mm.Arena.attach(name, reader=0, timeout_s=10) as rank:
+    with mm.Arena.attach(name, rank=0, timeout_s=10) as rank:
         assert rank.producer_alive
     producer.join()
     made[0].close()
@@ -342,13 +342,13 @@ def test_an_item_that_was_changed_after_materialization_is_not_taken_for_the_old
     new = request_of(dataclasses.replace(old.items[0], feature=feature))
     arena.put(old)
     handle = arena.put(new)
-    with mm.Arena.attach(handle, reader=0) as rank:
+    with mm.Arena.attach(handle, rank=0) as rank:
         assert torch.equal(rank.get(handle).items[0].feature, feature)
 
 
 def test_release_after_the_last_view_is_gone_changes_nothing(arena: mm.Arena) -> None:
     handle = arena.put(request_of(image()))
-    with mm.Arena.attach(handle, reader=0) as rank:
+    with mm.Arena.attach(handle, rank=0) as rank:
         out = rank.get(handle)
         del out
         rank.release(handle)
@@ -362,8 +362,8 @@ def test_reservations_need_no_garbage_collector() -> None:
     gc.disable()
     try:
         with (
-            mm.Arena.create(nbytes=2**24, readers=1) as arena,
-            mm.Arena.attach(arena.name, reader=0) as rank,
+            mm.Arena.create(nbytes=2**24, ranks=1) as arena,
+            mm.Arena.attach(arena.name, rank=0) as rank,
         ):
             for number in range(50):
                 with arena.reserve([((700_000,), "float32")], library="numpy") as slot:
@@ -384,11 +384,11 @@ def test_reservations_need_no_garbage_collector() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda arena: mm.Arena.create(nbytes="1", readers=1),
-        lambda arena: mm.Arena.create(nbytes=2.5e6, readers=1),
-        lambda arena: mm.Arena.create(nbytes=2**20, readers=None),
-        lambda arena: mm.Arena.attach(arena.name, reader="0"),
-        lambda arena: mm.Arena.attach(arena.name, reader=1.0),
+        lambda arena: mm.Arena.create(nbytes="1", ranks=1),
+        lambda arena: mm.Arena.create(nbytes=2.5e6, ranks=1),
+        lambda arena: mm.Arena.create(nbytes=2**20, ranks=None),
+        lambda arena: mm.Arena.attach(arena.name, rank="0"),
+        lambda arena: mm.Arena.attach(arena.name, rank=1.0),
         lambda arena: arena.put(request_of(image()), timeout_s=float("nan")),
         lambda arena: arena.put(request_of(image()), timeout_s=None),
         lambda arena: arena.put(request_of(image()), on_full="x"),

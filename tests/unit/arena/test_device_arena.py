@@ -11,9 +11,8 @@ import torch
 
 import mmformat as mm
 from mmformat.arena import device_arena
-from mmformat.cuda import device_parts
-from mmformat.cuda import device_pool
 from mmformat.arena.device_arena import DeviceArena, DeviceArenaReader
+from mmformat.cuda import device_parts, device_pool
 from mmformat.shm import Handle
 from tests.gpu.inputs import make_inputs
 
@@ -74,8 +73,8 @@ def test_without_a_device_everything_goes_through_the_host(caplog) -> None:
     inputs = make_inputs(rows=50, with_dictionary=False)
     with (
         caplog.at_level(logging.WARNING, "mmformat.cuda"),
-        DeviceArena(nbytes=2**24, readers=1) as arena,
-        DeviceArenaReader(arena.name, reader=0, device="cpu") as rank,
+        DeviceArena(nbytes=2**24, ranks=1) as arena,
+        DeviceArenaReader(arena.name, rank=0, device="cpu") as rank,
     ):
         assert arena.wait_attached(timeout_s=0.0)
         assert "torch" in arena.reason
@@ -88,13 +87,13 @@ def test_without_a_device_everything_goes_through_the_host(caplog) -> None:
 def test_a_rank_out_of_reach_sends_everybody_through_the_host(apart) -> None:
     inputs = make_inputs(rows=50, with_dictionary=False)
     before = FakePool.puts
-    with DeviceArena(nbytes=2**24, readers=2) as arena:
+    with DeviceArena(nbytes=2**24, ranks=2) as arena:
         assert arena.reason is None
         assert not arena.wait_attached(timeout_s=0.01)
         early = arena.put(inputs)
         assert FakePool.puts == before + 1
         # The real rank of the host's arena, on the only device here.
-        with DeviceArenaReader(arena.name, reader=1, device="cpu") as rank:
+        with DeviceArenaReader(arena.name, rank=1, device="cpu") as rank:
             assert "got: no" in rank.reason
             with pytest.raises(mm.TransportError) as raised:
                 rank.get(early)
@@ -111,8 +110,8 @@ def test_a_rank_out_of_reach_sends_everybody_through_the_host(apart) -> None:
 
 def test_a_rank_may_decline_what_it_never_got() -> None:
     with (
-        DeviceArena(nbytes=2**24, readers=1, device="cpu") as arena,
-        DeviceArenaReader(arena.name, reader=0, device="cpu") as rank,
+        DeviceArena(nbytes=2**24, ranks=1, device="cpu") as arena,
+        DeviceArenaReader(arena.name, rank=0, device="cpu") as rank,
     ):
         handle = arena.put(make_inputs(rows=10))
         rank.release(bytes(handle))
@@ -123,13 +122,13 @@ def test_a_rank_may_decline_what_it_never_got() -> None:
 @pytest.mark.parametrize("name", ["", "mmf-x", "a|b", b"a|b|c"])
 def test_a_name_of_another_kind_is_refused(name) -> None:
     with pytest.raises(mm.TransportError) as raised:
-        DeviceArenaReader(name, reader=0, device="cpu")
+        DeviceArenaReader(name, rank=0, device="cpu")
     assert raised.value.code == "segment-name"
 
 
 def test_a_wrong_device_is_no_reason_for_the_host() -> None:
     with pytest.raises(mm.PlacementError) as raised:
-        DeviceArena(nbytes=2**24, readers=1, device="meta")
+        DeviceArena(nbytes=2**24, ranks=1, device="meta")
     assert raised.value.code == "device"
 
 

@@ -49,7 +49,7 @@ ENCODINGS = [
 
 @pytest.fixture
 def arena() -> Iterator[mm.Arena]:
-    with mm.Arena.create(nbytes=2**27, readers=2) as made:
+    with mm.Arena.create(nbytes=2**27, ranks=2) as made:
         yield made
 
 
@@ -162,7 +162,7 @@ def test_the_pixels_are_written_in_the_slot_and_equal_the_ordinary_way(
             right.pad_value,
         )
         assert left.frozen
-    with mm.Arena.attach(handle, reader=0) as rank:
+    with mm.Arena.attach(handle, rank=0) as rank:
         out = rank.get(handle, expand=False)
         assert_inputs_equal(out, mm.decode(mm.encode(ordinary), expand=False))
         mapping = rank._transport.map(handle)
@@ -260,7 +260,7 @@ def test_a_full_arena_decodes_nothing(photos: dict[str, Path]) -> None:
         def write(self, pixels: Image.Image, codes: Any) -> None:
             Counting.calls += 1
 
-    with mm.Arena.create(nbytes=2**16, readers=1) as arena:
+    with mm.Arena.create(nbytes=2**16, ranks=1) as arena:
         with pytest.raises(mm.ArenaFullError):
             arena.materialize(
                 request_of(mm.Source(photos["coffee-600x400.jpg"])), Counting(max_pixels=2**24)
@@ -273,7 +273,7 @@ def test_the_returned_arrays_keep_the_memory(arena: mm.Arena) -> None:
     before = arena.stats().free_nbytes
     handle, made = arena.materialize(inputs, FixedSizeImageProcessor())
     for reader in range(2):
-        with mm.Arena.attach(handle, reader=reader) as rank:
+        with mm.Arena.attach(handle, rank=reader) as rank:
             rank.release(handle)
     for _ in range(2):  # the first gives up the cache, and still there is not the room
         with pytest.raises(mm.ArenaFullError):
@@ -304,13 +304,13 @@ def test_what_cannot_be_planned_is_copied_in(arena: mm.Arena) -> None:
     processors = {mm.Modality.IMAGE: clip, mm.Modality.VIDEO: np.asarray}
     handle, made = arena.materialize(inputs, processors)
     assert made.items[0] is old
-    with mm.Arena.attach(handle, reader=0) as rank:
+    with mm.Arena.attach(handle, rank=0) as rank:
         assert_inputs_equal(
             rank.get(handle), mm.decode(mm.encode(mm.materialize(inputs, processors)))
         )
     nothing = mm.MultimodalInputs(items=inputs.items[:3])
     handle, made = arena.materialize(nothing, processors)
-    with mm.Arena.attach(handle, reader=1) as rank:
+    with mm.Arena.attach(handle, rank=1) as rank:
         assert_inputs_equal(rank.get(handle), mm.decode(mm.encode(made)))
 
 
@@ -323,7 +323,7 @@ def test_names_that_came_with_an_item_are_kept(arena: mm.Arena) -> None:
     )
     handle, made = arena.materialize(mm.MultimodalInputs(items=[item]), FixedSizeImageProcessor())
     assert (made.items[0].hash, made.items[0].identity) == (-(2**80), "x" * 200)
-    with mm.Arena.attach(handle, reader=0) as rank:
+    with mm.Arena.attach(handle, rank=0) as rank:
         assert rank.get(handle).items[0].hash == -(2**80)
 
 
@@ -333,8 +333,8 @@ def test_slots_are_given_back_without_the_collector(photos: dict[str, Path]) -> 
     gc.disable()
     try:
         with (
-            mm.Arena.create(nbytes=2**21, readers=1) as arena,
-            mm.Arena.attach(arena.name, reader=0) as rank,
+            mm.Arena.create(nbytes=2**21, ranks=1) as arena,
+            mm.Arena.attach(arena.name, rank=0) as rank,
         ):
             for value in range(12):
                 pixels = np.full((500, 500, 3), value, np.uint8)

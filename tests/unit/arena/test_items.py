@@ -14,13 +14,13 @@ import pytest
 import torch
 
 import mmformat as mm
-from mmformat.media.image import QwenVLImageProcessor
 from mmformat.arena import composed as share_composed
 from mmformat.arena.index import pack_index, unpack_index
 from mmformat.arena.multi_slot import SHARED_FROM_NBYTES, ItemSlots
 from mmformat.cuda.pending_inputs import JoinedInputs, PendingInputs
-from mmformat.testing.equality import assert_inputs_equal
+from mmformat.media.image import QwenVLImageProcessor
 from mmformat.shm import Handle
+from mmformat.testing.equality import assert_inputs_equal
 
 ROWS = 100  # of 1,176 float32: 470 KB
 NBYTES = ROWS * 1176 * 4
@@ -44,15 +44,15 @@ def request_of(*items: mm.MultimodalDataItem) -> mm.MultimodalInputs:
 
 @pytest.fixture
 def arena() -> Iterator[mm.Arena]:
-    with mm.Arena.create(nbytes=2**23, readers=2) as made:
+    with mm.Arena.create(nbytes=2**23, ranks=2) as made:
         yield made
 
 
 @pytest.fixture
 def ranks(arena: mm.Arena) -> Iterator[list[mm.ArenaReader]]:
     with (
-        mm.Arena.attach(arena.name, reader=0) as zero,
-        mm.Arena.attach(arena.name, reader=1) as one,
+        mm.Arena.attach(arena.name, rank=0) as zero,
+        mm.Arena.attach(arena.name, rank=1) as one,
     ):
         yield [zero, one]
 
@@ -228,7 +228,7 @@ class TestLifetimes:
     def test_a_rank_that_never_looks_releases_all_by_leaving(self, arena: mm.Arena) -> None:
         handle = arena.put(request_of(image(1), image(2)), reuse="items")
         for reader in range(2):
-            mm.Arena.attach(handle, reader=reader).close()
+            mm.Arena.attach(handle, rank=reader).close()
         arena.reap()
         assert granted(arena) == 0
 
@@ -255,8 +255,8 @@ class TestLifetimes:
         gc.disable()
         try:
             with (
-                mm.Arena.create(nbytes=2**21, readers=1) as small,
-                mm.Arena.attach(small.name, reader=0) as rank,
+                mm.Arena.create(nbytes=2**21, ranks=1) as small,
+                mm.Arena.attach(small.name, rank=0) as rank,
             ):
                 for seed in range(12):
                     out = rank.get(small.put(request_of(image(seed), image(99)), reuse="items"))
@@ -553,7 +553,7 @@ def test_a_rank_that_came_back_between_two_grants_gets_an_error_and_holds_nothin
     seal = ItemSlots.seal
 
     def late(self: ItemSlots, request_data: Any) -> Handle:
-        back.append(mm.Arena.attach(arena.name, reader=0))
+        back.append(mm.Arena.attach(arena.name, rank=0))
         return seal(self, request_data)
 
     monkeypatch.setattr(ItemSlots, "seal", late)
@@ -579,7 +579,7 @@ def test_a_rank_that_came_back_between_two_items_lets_go_of_the_later_ones(
     def late(self: ItemSlots, *given: Any) -> None:
         add(self, *given)
         if not back:
-            back.append(mm.Arena.attach(arena.name, reader=0))
+            back.append(mm.Arena.attach(arena.name, rank=0))
 
     monkeypatch.setattr(ItemSlots, "add", late)
     handle = arena.put(request_of(image(1), image(2), image(3)), reuse="items")

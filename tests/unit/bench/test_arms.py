@@ -37,8 +37,8 @@ def test_every_bit_arrives(name: str) -> None:
         pytest.skip(reason)
     before = set(SHM.glob("bench-mmformat-*"))
     producer, reader = make_arm(name), make_arm(name)
-    producer.open(nbytes=26_000_000, readers=1)
-    reader.attach(reader=0)
+    producer.open(nbytes=26_000_000, ranks=1)
+    reader.attach(rank=0)
     try:
         for number in range(1 if producer.wants_same else 3):
             inputs = _inputs(producer, number)
@@ -80,7 +80,7 @@ def test_content_that_is_there_already_is_found() -> None:
     arm = make_arm("mmformat-arena-again")
     assert isinstance(arm, ArenaAgainArm)
     inputs = _inputs(arm, 0)
-    arm.open(nbytes=2_000_000, readers=1)
+    arm.open(nbytes=2_000_000, ranks=1)
     try:
         arm.encode(inputs)
         assert arm.saved_nbytes == 0

@@ -9,9 +9,9 @@ import torch
 from prometheus_client import CollectorRegistry
 
 import mmformat as mm
+from mmformat.arena.device_reader import ArenaOnDevice
 from mmformat.cuda import Staging, lane_of
 from mmformat.cuda.decode import decode_staged, lend, room_in
-from mmformat.arena.device_reader import ArenaOnDevice
 from tests.gpu.inputs import assert_same, make_inputs, sources
 
 CPU = torch.device("cpu")
@@ -75,8 +75,8 @@ def test_a_destination_that_will_not_do(out) -> None:
 def test_a_slot_is_released_when_it_was_read() -> None:
     inputs = make_inputs(rows=100)
     with (
-        mm.Arena.create(nbytes=2**24, readers=1) as arena,
-        mm.Arena.attach(arena.name, reader=0) as reader,
+        mm.Arena.create(nbytes=2**24, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as reader,
     ):
         memory = ArenaOnDevice(reader._transport, CPU, pin=True)
         handle = arena.put(inputs)
@@ -93,8 +93,8 @@ def test_a_slot_is_released_when_it_was_read() -> None:
 
 def test_a_damaged_slot_is_refused_and_released() -> None:
     with (
-        mm.Arena.create(nbytes=2**20, readers=1) as arena,
-        mm.Arena.attach(arena.name, reader=0) as reader,
+        mm.Arena.create(nbytes=2**20, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as reader,
     ):
         memory = ArenaOnDevice(reader._transport, CPU, pin=False)
         slot = arena._transport.reserve(4096)
@@ -108,8 +108,8 @@ def test_a_damaged_slot_is_refused_and_released() -> None:
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_forked_child_leaves_the_devices_memory_alone() -> None:
     with (
-        mm.Arena.create(nbytes=2**20, readers=1) as arena,
-        mm.Arena.attach(arena.name, reader=0) as reader,
+        mm.Arena.create(nbytes=2**20, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as reader,
     ):
         memory = ArenaOnDevice(reader._transport, CPU, pin=True)
         pid = os.fork()
@@ -129,8 +129,8 @@ def test_a_forked_child_leaves_the_devices_memory_alone() -> None:
 def test_the_cpu_may_be_asked_for_asynchronously_too() -> None:
     inputs = make_inputs(rows=10)
     with (
-        mm.Arena.create(nbytes=2**24, readers=1) as arena,
-        mm.Arena.attach(arena.name, reader=0) as reader,
+        mm.Arena.create(nbytes=2**24, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as reader,
     ):
         handle = arena.put(inputs)
         reader.prefetch([handle])
@@ -142,8 +142,8 @@ def test_the_cpu_may_be_asked_for_asynchronously_too() -> None:
 def test_a_registry_hears_of_placed_and_staged_messages() -> None:
     registry = CollectorRegistry()
     with (
-        mm.Arena.create(nbytes=2**24, readers=1) as arena,
-        mm.Arena.attach(arena.name, reader=0) as reader,
+        mm.Arena.create(nbytes=2**24, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as reader,
     ):
         memory = ArenaOnDevice(reader._transport, CPU, pin=False, registry=registry)
         handle = arena.put(make_inputs(rows=100))
@@ -163,8 +163,8 @@ def test_a_registry_hears_of_placed_and_staged_messages() -> None:
 def test_attach_gives_the_registry_to_both_sides_of_a_rank() -> None:
     registry = CollectorRegistry()
     with (
-        mm.Arena.create(nbytes=2**24, readers=1) as arena,
-        mm.Arena.attach(arena.name, reader=0, registry=registry) as reader,
+        mm.Arena.create(nbytes=2**24, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0, registry=registry) as reader,
     ):
         reader.get(arena.put(make_inputs(rows=10)))
         assert registry.get_sample_value("mmformat_arena_get_seconds_count") == 1

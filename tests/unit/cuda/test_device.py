@@ -43,12 +43,12 @@ def test_decode_and_attach_refuse_alike() -> None:
     with pytest.raises(mm.PlacementError) as raised:
         mm.decode(mm.encode(mm.MultimodalInputs()), device="cuda")
     assert raised.value.code == "no-cuda"
-    with mm.Arena.create(nbytes=2**16, readers=1) as arena:
+    with mm.Arena.create(nbytes=2**16, ranks=1) as arena:
         with pytest.raises(mm.PlacementError) as raised:
-            mm.Arena.attach(arena.name, reader=0, device="cuda:0")
+            mm.Arena.attach(arena.name, rank=0, device="cuda:0")
         assert raised.value.code == "no-cuda"
         # The place was given back: the same rank may attach for the CPU.
-        mm.Arena.attach(arena.name, reader=0, device="cpu").close()
+        mm.Arena.attach(arena.name, rank=0, device="cpu").close()
 
 
 def test_numpy_is_refused_before_any_device_is_asked_for() -> None:

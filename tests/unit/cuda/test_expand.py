@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmformat.cuda import expand_on_device
 from mmformat.errors import ModelError
 from mmformat.model import DictionaryTensor
-from mmformat.cuda import expand_on_device
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

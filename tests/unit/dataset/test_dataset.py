@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.unit.dataset.dataset_processes import digest, digests, inputs
 
 import mmformat as mm
 from mmformat.dataset.index import LOG
 from mmformat.testing import assert_inputs_equal, golden_vectors
 from tests.unit.arena import dataset_processes
-from tests.unit.arena.dataset_processes import digest, digests, inputs
 
 ROOT = Path(__file__).parents[3]
 
@@ -275,7 +275,7 @@ def test_two_writers_and_a_reader(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", ["write", "log", "rename"])
 def test_a_writer_that_dies_leaves_a_valid_dataset(dataset: mm.Dataset, step: str) -> None:
-    command = [sys.executable, "-m", "tests.unit.arena.dataset_processes", dataset.folder, step]
+    command = [sys.executable, "-m", "tests.unit.dataset.dataset_processes", dataset.folder, step]
     result = subprocess.run(command, cwd=ROOT, timeout=100, check=False, capture_output=True)
     assert result.returncode == -signal.SIGKILL, result.stderr
     again = mm.open_dataset(dataset.folder)

@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from mmformat.errors import ArenaFullError, StaleHandleError, TransportError
-from mmformat.shm import sweep
-from mmformat.shm import Handle, ShmArena, ShmReader, list_segments
+from mmformat.shm import Handle, ShmArena, ShmReader, list_segments, sweep
 from mmformat.shm.layout import PAGE
 
 PAGES = 16
@@ -25,13 +24,13 @@ PAGES = 16
 
 @pytest.fixture
 def arena() -> Iterator[ShmArena]:
-    with ShmArena.create(nbytes=PAGES * PAGE, readers=2, slots=8) as arena:
+    with ShmArena.create(nbytes=PAGES * PAGE, ranks=2, slots=8) as arena:
         yield arena
 
 
 @pytest.fixture
 def ranks(arena: ShmArena) -> Iterator[list[ShmReader]]:
-    ranks = [ShmReader.attach(arena.name, reader=reader) for reader in range(2)]
+    ranks = [ShmReader.attach(arena.name, rank=reader) for reader in range(2)]
     yield ranks
     for rank in ranks:
         rank.close()
@@ -173,13 +172,13 @@ def test_views_outlive_their_reader(arena: ShmArena, ranks: list[ShmReader]) -> 
     arena.reap()
     assert arena.stats().slots_granted == 1
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach(arena.name, reader=0)
+        ShmReader.attach(arena.name, rank=0)
     assert caught.value.code == "reader-taken"
     assert bytes(view) == b"hello"
     del view
     arena.reap()
     assert arena.stats().slots_granted == 0
-    ShmReader.attach(arena.name, reader=0).close()
+    ShmReader.attach(arena.name, rank=0).close()
 
 
 def test_views_outlive_the_arena(arena: ShmArena, ranks: list[ShmReader]) -> None:
@@ -192,13 +191,13 @@ def test_views_outlive_the_arena(arena: ShmArena, ranks: list[ShmReader]) -> Non
     assert bytes(view) == b"hello"
     assert bytes(ranks[1].map(handle)) == b"hello", "sealed content stays valid for who is attached"
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach(arena.name, reader=0)
+        ShmReader.attach(arena.name, rank=0)
     assert caught.value.code == "segment-gone"
 
 
 def test_one_rank_attaches_once(arena: ShmArena, ranks: list[ShmReader]) -> None:
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach(arena.name, reader=0)
+        ShmReader.attach(arena.name, rank=0)
     assert caught.value.code == "reader-taken"
 
 
@@ -206,19 +205,19 @@ def test_who_attaches_late_gets_what_waits_and_who_attaches_again_starts_anew(
     arena: ShmArena,
 ) -> None:
     early = _put(arena, b"early")
-    first = ShmReader.attach(arena.name, reader=0)
+    first = ShmReader.attach(arena.name, rank=0)
     assert bytes(first.map(early)) == b"early"
     pending = _put(arena, b"pending")
     first.close()
     away = _put(arena, b"away")
-    second = ShmReader.attach(arena.name, reader=0)
+    second = ShmReader.attach(arena.name, rank=0)
     for handle in (early, pending, away):
         with pytest.raises(StaleHandleError):
             second.map(handle)
     after = _put(arena, b"after")
     assert bytes(second.map(after)) == b"after"
     second.close()
-    with ShmReader.attach(arena.name, reader=1) as other:
+    with ShmReader.attach(arena.name, rank=1) as other:
         for handle in (early, pending, away, after):
             other.release(handle)
     arena.reap()
@@ -266,7 +265,7 @@ def test_sealing_less_than_was_reserved_gives_the_rest_back(arena: ShmArena) -> 
     handle = slot.seal(5)
     assert handle.nbytes == 5
     assert arena.stats().free_nbytes == (PAGES - 1) * PAGE
-    with ShmReader.attach(handle, reader=0) as rank:
+    with ShmReader.attach(handle, rank=0) as rank:
         assert bytes(rank.map(handle)) == b"hello"
 
 
@@ -403,14 +402,14 @@ def test_a_closed_arena_says_so(arena: ShmArena) -> None:
 
 
 def test_an_arena_that_is_forgotten_removes_its_name() -> None:
-    name = ShmArena.create(nbytes=PAGE, readers=1).name
+    name = ShmArena.create(nbytes=PAGE, ranks=1).name
     gc.collect()
     assert not Path("/dev/shm", name).exists()
 
 
 def test_a_reader_that_is_forgotten_gives_its_rank_back(arena: ShmArena) -> None:
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    rank = ShmReader.attach(arena.name, reader=0)
+    rank = ShmReader.attach(arena.name, rank=0)
     handle = _put(arena, b"hello")
     view = memoryview(rank.map(handle))
     del rank
@@ -418,7 +417,7 @@ def test_a_reader_that_is_forgotten_gives_its_rank_back(arena: ShmArena) -> None
     assert bytes(view) == b"hello"
     del view
     gc.collect()
-    ShmReader.attach(arena.name, reader=0).close()
+    ShmReader.attach(arena.name, rank=0).close()
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
@@ -427,17 +426,17 @@ def test_a_machine_without_descriptors_is_our_error_and_leaves_nothing(tmp_path:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(list(Path("/proc/self/fd").iterdir()))
-    with ShmArena.create(nbytes=PAGE, readers=1) as arena:
+    with ShmArena.create(nbytes=PAGE, ranks=1) as arena:
         handle = _put(arena, b"hello")
-        rank = ShmReader.attach(arena.name, reader=0)
+        rank = ShmReader.attach(arena.name, rank=0)
         try:
             for spare in range(12):
                 resource.setrlimit(resource.RLIMIT_NOFILE, (used + spare, hard))
                 for verb in (
                     lambda: ShmArena.create(
-                        nbytes=PAGE, readers=1, backing="file", directory=tmp_path
+                        nbytes=PAGE, ranks=1, backing="file", directory=tmp_path
                     ).close(),
-                    lambda: ShmReader.attach(arena.name, reader=0).close(),
+                    lambda: ShmReader.attach(arena.name, rank=0).close(),
                     lambda: rank.map(handle).close(),
                 ):
                     with contextlib.suppress(TransportError):
@@ -453,8 +452,8 @@ def test_a_machine_without_descriptors_is_our_error_and_leaves_nothing(tmp_path:
     "arguments",
     [
         {"nbytes": 0},
-        {"readers": 0},
-        {"readers": 65},
+        {"ranks": 0},
+        {"ranks": 65},
         {"slots": 0},
         {"backing": "disk"},
         {"backing": "file"},
@@ -463,26 +462,26 @@ def test_a_machine_without_descriptors_is_our_error_and_leaves_nothing(tmp_path:
 )
 def test_arguments_that_cannot_be(arguments: dict[str, object]) -> None:
     with pytest.raises(TransportError) as caught:
-        ShmArena.create(**{"nbytes": PAGE, "readers": 1, **arguments})
+        ShmArena.create(**{"nbytes": PAGE, "ranks": 1, **arguments})
     assert caught.value.code == "arena-argument"
 
 
 def test_a_directory_or_name_that_cannot_be_used(arena: ShmArena, tmp_path: Path) -> None:
     with pytest.raises(TransportError) as caught:
-        ShmArena.create(nbytes=1, readers=1, backing="file", directory=tmp_path / "none")
+        ShmArena.create(nbytes=1, ranks=1, backing="file", directory=tmp_path / "none")
     assert caught.value.code == "segment-directory"
     with pytest.raises(TransportError) as caught:
-        ShmArena.create(nbytes=1, readers=1, name=arena.name)
+        ShmArena.create(nbytes=1, ranks=1, name=arena.name)
     assert caught.value.code == "segment-exists"
     with pytest.raises(TransportError) as caught:
-        ShmArena.create(nbytes=1, readers=1, name="mmf-../x")
+        ShmArena.create(nbytes=1, ranks=1, name="mmf-../x")
     assert caught.value.code == "segment-name"
 
 
 def test_a_memfd_has_no_name_and_cannot_be_cut() -> None:
-    with ShmArena.create(nbytes=PAGE, readers=1, backing="memfd") as arena:
+    with ShmArena.create(nbytes=PAGE, ranks=1, backing="memfd") as arena:
         handle = _put(arena, b"hello")
-        with ShmReader.attach_fd(arena.fileno(), reader=0) as rank:
+        with ShmReader.attach_fd(arena.fileno(), rank=0) as rank:
             assert bytes(rank.map(handle)) == b"hello"
         with pytest.raises(PermissionError):
             os.ftruncate(arena.fileno(), 0)
@@ -492,7 +491,7 @@ def test_the_living_are_listed_and_never_swept(arena: ShmArena, ranks: list[ShmR
     info = next(info for info in list_segments() if info.name == arena.name)
     assert info.producer_alive
     assert not info.dead
-    assert (info.producer_pid, info.readers, info.readers_alive) == (os.getpid(), 2, 2)
+    assert (info.producer_pid, info.ranks, info.ranks_alive) == (os.getpid(), 2, 2)
     assert info.same_boot
     assert info.problem is None
     assert arena.name not in sweep()
@@ -542,13 +541,13 @@ def test_a_rank_that_comes_back_while_a_slot_is_granted_keeps_what_it_maps(
     arena: ShmArena, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Detach, give back and attach again fall between the holders' read and the generation."""
-    old = ShmReader.attach(arena.name, reader=0)
-    ShmReader.attach(arena.name, reader=1).close()
+    old = ShmReader.attach(arena.name, rank=0)
+    ShmReader.attach(arena.name, rank=1).close()
     gave_back, may_announce = threading.Event(), threading.Event()
     attached: list[ShmReader] = []
 
     def attach_again() -> None:
-        attached.append(ShmReader.attach(arena.name, reader=0))
+        attached.append(ShmReader.attach(arena.name, rank=0))
 
     again = threading.Thread(target=attach_again)
 

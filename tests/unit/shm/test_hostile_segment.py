@@ -21,7 +21,7 @@ Spoil = Callable[[Path], None]
 @pytest.fixture
 def arena(tmp_path: Path) -> Iterator[ShmArena]:
     with ShmArena.create(
-        nbytes=8 * PAGE, readers=2, slots=8, backing="file", directory=tmp_path
+        nbytes=8 * PAGE, ranks=2, slots=8, backing="file", directory=tmp_path
     ) as arena:
         yield arena
 
@@ -33,7 +33,7 @@ def _seal(arena: ShmArena, content: bytes = b"hello") -> Handle:
 
 
 def _attach(arena: ShmArena, tmp_path: Path, reader: int = 0) -> ShmReader:
-    return ShmReader.attach(arena.name, reader=reader, directory=tmp_path)
+    return ShmReader.attach(arena.name, rank=reader, directory=tmp_path)
 
 
 def _patch(at: int, data: bytes, *, sign: bool = True) -> Spoil:
@@ -85,7 +85,7 @@ def test_a_spoiled_segment_is_refused(
     copy.chmod(0o600)
     spoil(copy)
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach("mmf-copy", reader=0, directory=tmp_path)
+        ShmReader.attach("mmf-copy", rank=0, directory=tmp_path)
     assert caught.value.code == code
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
@@ -93,7 +93,7 @@ def test_a_spoiled_segment_is_refused(
 def test_a_symlink_is_refused(arena: ShmArena, tmp_path: Path) -> None:
     (tmp_path / "mmf-link").symlink_to(tmp_path / arena.name)
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach("mmf-link", reader=0, directory=tmp_path)
+        ShmReader.attach("mmf-link", rank=0, directory=tmp_path)
     assert caught.value.code == "segment-unsafe"
 
 
@@ -105,7 +105,7 @@ def test_what_is_no_file_is_refused(tmp_path: Path, kind: str) -> None:
     else:
         path.mkdir(0o700)
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach("mmf-odd", reader=0, directory=tmp_path)
+        ShmReader.attach("mmf-odd", rank=0, directory=tmp_path)
     assert caught.value.code == "segment-unsafe"
 
 
@@ -116,7 +116,7 @@ def test_another_users_segment_is_refused(arena: ShmArena, tmp_path: Path) -> No
     copy.chmod(0o600)
     os.chown(copy, 12345, -1)
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach("mmf-theirs", reader=0, directory=tmp_path)
+        ShmReader.attach("mmf-theirs", rank=0, directory=tmp_path)
     assert caught.value.code == "segment-unsafe"
     assert "user 12345" in str(caught.value)
 
@@ -126,14 +126,14 @@ def test_a_copy_that_nobody_produces_is_refused(arena: ShmArena, tmp_path: Path)
     copy.write_bytes((tmp_path / arena.name).read_bytes())
     copy.chmod(0o600)
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach("mmf-copy", reader=0, directory=tmp_path)
+        ShmReader.attach("mmf-copy", rank=0, directory=tmp_path)
     assert caught.value.code == "producer-gone"
 
 
 @pytest.mark.parametrize("name", ["../mmf-x", "mmf-../../x", "/etc/passwd", "x", ""])
 def test_names_that_leave_the_directory_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(TransportError) as caught:
-        ShmReader.attach(name, reader=0, directory=tmp_path)
+        ShmReader.attach(name, rank=0, directory=tmp_path)
     assert caught.value.code == "segment-name"
 
 
@@ -181,4 +181,4 @@ def test_attaching_by_the_handle_of_another_segment_is_refused(
 ) -> None:
     forged = dataclasses.replace(_seal(arena), segment_id=bytes(16))
     with pytest.raises(StaleHandleError):
-        ShmReader.attach(forged, reader=0, directory=tmp_path)
+        ShmReader.attach(forged, rank=0, directory=tmp_path)

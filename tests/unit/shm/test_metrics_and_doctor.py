@@ -26,7 +26,7 @@ def registry() -> Iterator[prometheus_client.CollectorRegistry]:
 
 
 def _work(arena: ShmArena, registry: object = None) -> None:
-    with ShmReader.attach(arena.name, reader=0, registry=registry) as rank:
+    with ShmReader.attach(arena.name, rank=0, registry=registry) as rank:
         assert arena.find(b"a") is None
         with arena.reserve(PAGE) as slot:
             first = slot.seal(identity=b"a")
@@ -41,7 +41,7 @@ def _work(arena: ShmArena, registry: object = None) -> None:
 def test_prometheus_sees_what_the_arena_did(
     registry: prometheus_client.CollectorRegistry,
 ) -> None:
-    with ShmArena.create(nbytes=8 * PAGE, readers=1, registry=registry) as arena:
+    with ShmArena.create(nbytes=8 * PAGE, ranks=1, registry=registry) as arena:
         _work(arena, registry)
         label = {"arena": arena.name}
         sample = registry.get_sample_value
@@ -62,8 +62,8 @@ def test_arenas_of_one_registry_share_the_families(
     registry: prometheus_client.CollectorRegistry,
 ) -> None:
     with (
-        ShmArena.create(nbytes=PAGE, readers=1, registry=registry) as first,
-        ShmArena.create(nbytes=PAGE, readers=1, registry=registry) as second,
+        ShmArena.create(nbytes=PAGE, ranks=1, registry=registry) as first,
+        ShmArena.create(nbytes=PAGE, ranks=1, registry=registry) as second,
     ):
         text = prometheus_client.generate_latest(registry).decode()
         assert text.count("# TYPE mmformat_arena_nbytes gauge") == 1
@@ -74,13 +74,13 @@ def test_arenas_of_one_registry_share_the_families(
 
 def test_nobody_who_injects_nothing_pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "prometheus_client", None)
-    with ShmArena.create(nbytes=8 * PAGE, readers=1) as arena:
+    with ShmArena.create(nbytes=8 * PAGE, ranks=1) as arena:
         _work(arena)
 
 
 def test_one_line_is_logged_for_each_reclaimed_slot(caplog: pytest.LogCaptureFixture) -> None:
-    with ShmArena.create(nbytes=8 * PAGE, readers=1) as arena:
-        rank = ShmReader.attach(arena.name, reader=0)
+    with ShmArena.create(nbytes=8 * PAGE, ranks=1) as arena:
+        rank = ShmReader.attach(arena.name, rank=0)
         handles = [arena.reserve(100).seal() for _ in range(2)]
         rank.release(handles[0])
         third = arena.reserve(200).seal()
@@ -99,7 +99,7 @@ def test_the_doctor_counts_pages_headroom_and_tables(tmp_path: Path) -> None:
     found = diagnose(tp=4, requests=4, request_nbytes=1, directory=tmp_path)
     assert found.is_enough
     with ShmArena.create(
-        nbytes=found.arena_nbytes, readers=4, backing="file", directory=tmp_path
+        nbytes=found.arena_nbytes, ranks=4, backing="file", directory=tmp_path
     ) as arena:
         assert (tmp_path / arena.name).stat().st_size == found.segment_nbytes
 
@@ -144,7 +144,7 @@ def test_an_arena_over_the_containers_limit_is_refused_before_it_is_killed(
     monkeypatch.setattr(create_module, "memory_limit_nbytes", lambda: 2**20)
     for backing in ("shm", "memfd"):
         with pytest.raises(ArenaFullError) as caught:
-            ShmArena.create(nbytes=2**20, readers=1, backing=backing)
+            ShmArena.create(nbytes=2**20, ranks=1, backing=backing)
         assert "memory limit, got 1,048,576" in str(caught.value)
         assert "resources.limits.memory" in str(caught.value.hint)
 
@@ -183,7 +183,7 @@ def test_the_command_lists_the_living_and_removes_the_dead(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--directory", str(tmp_path), "--json"]
-    with ShmArena.create(nbytes=PAGE, readers=2, backing="file", directory=tmp_path) as arena:
+    with ShmArena.create(nbytes=PAGE, ranks=2, backing="file", directory=tmp_path) as arena:
         (tmp_path / "mmf-0-1-1-dead").write_bytes(bytes(100))
         assert main(["shm", "list", *where]) == 0
         answer = json.loads(capsys.readouterr().out)

@@ -16,7 +16,7 @@ PAGES = 8
 
 @pytest.fixture
 def arena() -> Iterator[ShmArena]:
-    with ShmArena.create(nbytes=PAGES * PAGE, readers=3, slots=4) as made:
+    with ShmArena.create(nbytes=PAGES * PAGE, ranks=3, slots=4) as made:
         yield made
 
 
@@ -34,7 +34,7 @@ def _full(arena: ShmArena, pages: int) -> ArenaFullError:
 
 
 def test_ranks_that_never_attached_are_named_apart_from_those_that_hold(arena: ShmArena) -> None:
-    with ShmReader.attach(arena.name, reader=0) as zero, ShmReader.attach(arena.name, reader=1):
+    with ShmReader.attach(arena.name, rank=0) as zero, ShmReader.attach(arena.name, rank=1):
         first, second = _put(arena, 3), _put(arena, 4)
         zero.release(first)
         error = _full(arena, 2)
@@ -52,7 +52,7 @@ def test_ranks_that_never_attached_are_named_apart_from_those_that_hold(arena: S
 
 
 def test_slots_that_ran_out_are_not_bytes_that_ran_out(arena: ShmArena) -> None:
-    with ShmReader.attach(arena.name, reader=0):
+    with ShmReader.attach(arena.name, rank=0):
         for _ in range(4):
             _put(arena, 1)
         error = _full(arena, 1)
@@ -63,7 +63,7 @@ def test_slots_that_ran_out_are_not_bytes_that_ran_out(arena: ShmArena) -> None:
 
 
 def test_bytes_that_lie_in_pieces_are_said_to(arena: ShmArena) -> None:
-    ranks = [ShmReader.attach(arena.name, reader=reader) for reader in range(3)]
+    ranks = [ShmReader.attach(arena.name, rank=reader) for reader in range(3)]
     handles = [_put(arena, 2) for _ in range(4)]
     for rank in ranks:
         rank.release(handles[0])
