@@ -37,8 +37,8 @@ class MemoryMapping(bytearray):
 
     def __del__(self) -> None:
         if self._done is not None:
-            reader, handle = self._done
-            reader._collected(handle)
+            rank, handle = self._done
+            rank._collected(handle)
 
 
 class MemorySlot:
@@ -91,10 +91,10 @@ class MemoryArena:
     b'hello'
     """
 
-    def __init__(self, name: str, nbytes: int, readers: int, slots: int) -> None:
+    def __init__(self, name: str, nbytes: int, ranks: int, slots: int) -> None:
         self.name = name
         self.nbytes = page_ceiling(nbytes)
-        self.readers = readers
+        self.ranks = ranks
         self.slots = slots
         self.reclaimed = self.evictions = 0
         self._next = 1
@@ -108,10 +108,10 @@ class MemoryArena:
 
     @classmethod
     def create(
-        cls, *, nbytes: int, readers: int, slots: int = 1024, name: str = "mmf-memory"
+        cls, *, nbytes: int, ranks: int, slots: int = 1024, name: str = "mmf-memory"
     ) -> Self:
         """Create an arena of this process, under a name that replaces the last one of its kind."""
-        arena = cls(name, nbytes, readers, slots)
+        arena = cls(name, nbytes, ranks, slots)
         _ARENAS[name] = arena
         return arena
 
@@ -160,11 +160,11 @@ class MemoryArena:
             grant.waiting.clear()
             self._drop_unheld()
 
-    def kill(self, reader: int) -> None:
+    def kill(self, rank: int) -> None:
         """Let a rank die, as SIGKILL would."""
-        held = sum(reader in grant.waiting for grant in self._grants.values())
+        held = sum(rank in grant.waiting for grant in self._grants.values())
         self.reclaimed += held
-        self._leave(reader)
+        self._leave(rank)
 
     def close(self) -> None:
         """Close; ranks keep what they have."""
@@ -184,7 +184,7 @@ class MemoryArena:
         return self._grant(content)
 
     def _grant(self, content: _Content) -> Handle:
-        ranks = range(self.readers)
+        ranks = range(self.ranks)
         waiting = {rank for rank in ranks if rank in self._attached or rank not in self._seen}
         number, self._next = self._next, self._next + 1
         self._grants[number] = _Grant(content, waiting)
@@ -204,10 +204,10 @@ class MemoryArena:
         self._drop_unheld()
         return handle
 
-    def _leave(self, reader: int) -> None:
-        self._attached.pop(reader, None)
+    def _leave(self, rank: int) -> None:
+        self._attached.pop(rank, None)
         for grant in self._grants.values():
-            grant.waiting.discard(reader)
+            grant.waiting.discard(rank)
         self._drop_unheld()
 
     def _drop_unheld(self) -> None:
@@ -223,27 +223,27 @@ class MemoryArena:
 class MemoryReader:
     """Read a MemoryArena as one rank."""
 
-    def __init__(self, arena: MemoryArena, reader: int) -> None:
-        self.reader = reader
+    def __init__(self, arena: MemoryArena, rank: int) -> None:
+        self.rank = rank
         self._arena = arena
         self._live: dict[int, int] = {}
         self._released: set[int] = set()
         self._closing = False
 
     @classmethod
-    def attach(cls, name_or_handle: str | Handle, *, reader: int) -> Self:
+    def attach(cls, name_or_handle: str | Handle, *, rank: int) -> Self:
         """Attach to the arena of this name in this process."""
         name = name_or_handle.name if isinstance(name_or_handle, Handle) else name_or_handle
         arena = _ARENAS.get(name)
         if arena is None:
             raise TransportError(f"expected an arena called {name}", code="segment-gone")
-        if not 0 <= reader < arena.ranks:
+        if not 0 <= rank < arena.ranks:
             raise TransportError(f"expected a rank under {arena.ranks}", code="reader")
-        if reader in arena._attached:
-            raise TransportError(f"expected rank {reader} to be free", code="reader-taken")
-        self = cls(arena, reader)
-        arena._attached[reader] = self
-        arena._seen.add(reader)
+        if rank in arena._attached:
+            raise TransportError(f"expected rank {rank} to be free", code="reader-taken")
+        self = cls(arena, rank)
+        arena._attached[rank] = self
+        arena._seen.add(rank)
         return self
 
     def map(self, handle: Handle) -> MemoryMapping:
@@ -262,7 +262,7 @@ class MemoryReader:
         grant = self._check(handle)
         if self._live.get(handle.generation):
             raise TransportError("expected no view of the slot", code="views-alive")
-        grant.waiting.discard(self.reader)
+        grant.waiting.discard(self.rank)
         self._released.add(handle.generation)
         self._arena._drop_unheld()
 
@@ -283,13 +283,13 @@ class MemoryReader:
         self.close()
 
     def _check_attached(self) -> None:
-        if self._closing or self._arena._attached.get(self.reader) is not self:
+        if self._closing or self._arena._attached.get(self.rank) is not self:
             raise TransportError("expected an attached reader", code="closed")
 
     def _check(self, handle: Handle) -> _Grant:
         self._check_attached()
         grant = self._arena._grants.get(handle.generation)
-        if grant is None or self.reader not in grant.waiting:
+        if grant is None or self.rank not in grant.waiting:
             raise StaleHandleError(f"expected handle {handle.generation} to be held")
         return grant
 
@@ -299,13 +299,13 @@ class MemoryReader:
             return
         del self._live[handle.generation]
         grant = self._arena._grants.get(handle.generation)
-        if grant is not None and self._arena._attached.get(self.reader) is self:
-            grant.waiting.discard(self.reader)
+        if grant is not None and self._arena._attached.get(self.rank) is self:
+            grant.waiting.discard(self.rank)
             self._released.add(handle.generation)
             self._arena._drop_unheld()
         self._leave_when_empty()
 
     def _leave_when_empty(self) -> None:
-        here = self._arena._attached.get(self.reader) is self
+        here = self._arena._attached.get(self.rank) is self
         if here and self._closing and not self._live:
-            self._arena._leave(self.reader)
+            self._arena._leave(self.rank)

@@ -139,7 +139,7 @@ def _cases(world: World) -> dict[str, Case]:
             mm.Arena.attach,
             {"handle_or_name": world.handle},
             {
-                "reader": 1,
+                "rank": 1,
                 "directory": "/dev/shm",
                 "timeout_s": 0.0,
                 "device": None,
@@ -149,7 +149,7 @@ def _cases(world: World) -> dict[str, Case]:
         "Arena.attach_fd": Case(
             mm.Arena.attach_fd,
             {"fd": world.memfd.fileno()},
-            {"reader": 0, "device": None, "registry": None},
+            {"rank": 0, "device": None, "registry": None},
         ),
         "Arena.materialize": Case(
             world.arena.materialize,

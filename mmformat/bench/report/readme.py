@@ -108,7 +108,7 @@ def _image(fanout: dict[str, Any]) -> str:
     )
     return (
         f"**{ours:.1f} ms** from the producer's call until the last of "
-        f"{fanout['settings']['ranks']} ranks has read every page of a 25.8 MB image: pickle 5 "
+        f"{fanout['settings']['readers']} ranks has read every page of a 25.8 MB image: pickle 5 "
         f"takes {pickle:.0f}, msgspec with frames as vLLM {frames:.0f}, a bare memcpy {floor:.1f}."
     )
 
@@ -194,7 +194,7 @@ def _draw(fanout: dict[str, Any], path: Path) -> None:
         panel.set_yticks(range(len(_BARS)), [title for _, title, _ in _BARS])
     panels[1].set_yticks(range(len(_BARS)), [""] * len(_BARS))
     figure.suptitle(
-        f"milliseconds until the last of {fanout['settings']['ranks']} ranks has read every page",
+        f"milliseconds until the last of {fanout['settings']['readers']} ranks has read every page",
         fontsize=10,
     )
     figure.subplots_adjust(left=0.27, right=0.97, top=0.8, bottom=0.1)

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.unit.dataset.dataset_processes import digest, digests, inputs
 
 import mmformat as mm
 from mmformat.dataset.index import LOG
 from mmformat.testing import assert_inputs_equal, golden_vectors
-from tests.unit.arena import dataset_processes
+from tests.unit.dataset import dataset_processes
+from tests.unit.dataset.dataset_processes import digest, digests, inputs
 
 ROOT = Path(__file__).parents[3]
 

@@ -89,7 +89,7 @@ def test_one_line_is_logged_for_each_reclaimed_slot(caplog: pytest.LogCaptureFix
             assert arena.reap() == 2
         assert [record.getMessage() for record in caplog.records] == [
             f"arena {arena.name}: reclaimed slot {handle.slot} generation {handle.generation} "
-            f"({handle.nbytes} bytes): reader 0 died"
+            f"({handle.nbytes} bytes): rank 0 died"
             for handle in (handles[1], third)
         ]
 

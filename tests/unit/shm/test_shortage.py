@@ -44,7 +44,7 @@ def test_ranks_that_never_attached_are_named_apart_from_those_that_hold(arena: S
         assert f"rank 0 holds 1 ({4 * PAGE:,} bytes)" in str(error)
         assert error.hint is not None
         assert "attach rank 2" in error.hint
-        assert "fewer readers" in error.hint
+        assert "fewer ranks" in error.hint
         assert "drop the tensors in the ranks" in error.hint
         assert "with more bytes" in error.hint
         zero.release(second)
