@@ -1,11 +1,13 @@
-"""Draw the page: a message's items, what they look like, what they weigh, where they lie."""
+"""Draw the page: a message's items, what they look like, how large they are, where they lie."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 from collections import Counter
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources import files
 from typing import Any, Final
 
 from mmformat.codec.describe import ItemDescription, MessageDescription, describe
@@ -14,13 +16,26 @@ from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.shown import megabytes
 from mmformat.page.bounds import Budget, PageBounds
-from mmformat.page.markup import TIMES, Markup, Part, join, tag
-from mmformat.page.reading import read_values
+from mmformat.page.html import TIMES, Markup, Part, join, ratio, size_bar, table, tag
 from mmformat.page.sections import item_section, request_section
-from mmformat.page.style import style
-from mmformat.page.tables import ratio, size_bar, table
+from mmformat.page.values import read_values
 
-__all__ = ["PageBounds", "draw"]
+__all__ = [
+    "PageBounds",
+    "draw",
+    "style",
+]
+
+
+@cache
+def style() -> str:
+    """Return the style sheet, which lies beside this module.
+
+    >>> "url(" in style()
+    False
+    """
+    return (files("mmformat.page") / "style.css").read_text("utf-8")
+
 
 _MODALITIES: Final = {
     "IMAGE": ("image", "images"),

@@ -20,12 +20,9 @@ from mmformat.cli.front import main
 from mmformat.media.image import FixedSizeImageProcessor, QwenVLImageProcessor
 from mmformat.model.dtypes import ITEMSIZE
 from mmformat.page import PageBounds, draw
-from mmformat.page.markup import join, tag
-from mmformat.page.normalization import find_scaling
-from mmformat.page.pictures import Series, series_of
-from mmformat.page.png import write_png
-from mmformat.page.reading import as_floats, read_values
-from mmformat.page.sampling import summarize
+from mmformat.page.html import join, tag
+from mmformat.page.pictures import Series, find_scaling, series_of, write_png
+from mmformat.page.values import as_floats, read_values, summarize
 from mmformat.testing import golden_vectors
 
 
