@@ -87,7 +87,7 @@ lock: | $(BIN)/python  ## write requirements.lock: constraints.txt with the hash
 	@$(BIN)/python -m venv .venv-lock
 	@.venv-lock/bin/python -m pip --disable-pip-version-check -qq install $(UV)
 	@.venv-lock/bin/uv --quiet --config-file .ci/uv.toml pip compile pyproject.toml --universal \
-	  --python-version 3.11 --extra all --group dev --constraints constraints.txt \
+	  --python-version 3.11.5 --extra all --group dev --constraints constraints.txt \
 	  --generate-hashes --no-emit-package torch --no-annotate \
 	  --custom-compile-command 'make lock' --output-file requirements.lock
 

@@ -125,3 +125,40 @@ def validate_stream(source: object) -> None:
     with open_stream(source) as reader:
         for batch in reader:
             batch.validate(full=True)
+
+
+def read_tables(paths: list[str]) -> Any:
+    """Return the batches of Arrow stream files, mapped, as one ``pyarrow.Table``."""
+    tables = []
+    for path in paths:
+        with open_stream(pa.memory_map(path)) as reader:
+            tables.append(reader.read_all().replace_schema_metadata(None))
+    return pa.concat_tables(tables)
+
+
+def write_arrow_file(table: Any, path: str) -> None:
+    """Write a table in Arrow's file format."""
+    with pa.OSFile(path, "wb") as sink, ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_parquet_file(table: Any, path: str) -> None:
+    """Write a table as Parquet, whose lists hold plain binary in place of binary views."""
+    from pyarrow import parquet
+
+    schema = pa.schema([field.with_type(_without_views(field.type)) for field in table.schema])
+    parquet.write_table(table.cast(schema), path, compression="none")
+
+
+def _without_views(kind: Any) -> Any:
+    """Return a type in which binary views and string views are large binary and large strings."""
+    if kind == pa.binary_view():
+        return pa.large_binary()
+    if kind == pa.string_view():
+        return pa.large_string()
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        make = pa.list_ if pa.types.is_list(kind) else pa.large_list
+        return make(kind.value_field.with_type(_without_views(kind.value_type)))
+    if pa.types.is_struct(kind):
+        return pa.struct([each.with_type(_without_views(each.type)) for each in kind])
+    return kind

@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Final
 
 from mmformat.errors import MissingExtraError
 
-__all__ = ["require"]
+__all__ = ["DISTRIBUTION", "install", "require"]
+
+DISTRIBUTION: Final = "mmformat-arrow"
+"""The name on PyPI; the import name is ``mmformat``."""
+
+
+def install(extra: str) -> str:
+    """Return the command that installs an extra of this package.
+
+    >>> install("media")
+    "pip install 'mmformat-arrow[media]'"
+    """
+    return f"pip install '{DISTRIBUTION}[{extra}]'"
 
 
 def require(module: str, *, extra: str) -> ModuleType:
@@ -39,7 +52,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     ...     require("no_such_module", extra="media")
     ... except ImportError as error:
     ...     print(error.hint)
-    pip install 'mmformat[media]'
+    pip install 'mmformat-arrow[media]'
     """
     try:
         return importlib.import_module(module)
@@ -49,6 +62,6 @@ def require(module: str, *, extra: str) -> ModuleType:
             raise  # `module` is there and lacks something of its own
         # The package that is absent, not the part of it that was asked for first.
         raise MissingExtraError(
-            f"expected the module {error.name!r}, got none installed",
-            hint=f"pip install 'mmformat[{extra}]'",
+            f"the module {error.name!r} is not installed",
+            hint=install(extra),
         ) from error

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mmformat.cli.options import Subparsers, add_command
+from mmformat.cli.options import Subparsers, UsageError, add_command
 from mmformat.cli.output import Output, megabytes
+from mmformat.cli.recognize import missing, recognize
 
 if TYPE_CHECKING:
     from mmformat.share.conversion import ConversionSummary
 
 __all__ = ["register"]
+
+_CONVERTIBLE: Final = ("a pickle", "a zip file, perhaps of torch.save")
 
 _EPILOG: Final = """\
 examples:
@@ -58,6 +62,13 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Convert: 0 when every file was, 1 when one was not."""
     from mmformat.share.conversion import convert_files
 
+    for source in arguments.sources:
+        # A glob may match nothing; a name without wildcards is a file that must be there.
+        if not any(mark in source for mark in "*?[") and not Path(source).exists():
+            raise missing(source)
+        known = recognize(Path(source))
+        if known is not None and known.noun not in _CONVERTIBLE:
+            raise UsageError(f"{source} is {known.noun}, not a pickle", hint=known.hint)
     options: dict[str, Any] = {}
     if arguments.workers is not None:
         options["workers"] = arguments.workers

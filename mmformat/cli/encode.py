@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mmformat.cli.options import Subparsers, UsageError, add_command
 from mmformat.cli.output import Output, megabytes
-from mmformat.errors import MMFormatError, ModelError
+from mmformat.cli.recognize import missing, recognize
+from mmformat.errors import LimitError, MMFormatError, ModelError
 
 if TYPE_CHECKING:
     from mmformat.media.image import ImageProcessor
@@ -22,6 +24,7 @@ examples:
   mmformat encode photo.jpg -o x.arrows
   mmformat encode *.png -o x.arrows --processor clip --dtype bfloat16
   mmformat encode photo.jpg -o x.arrows --encoding plain --compression lz4
+  curl -s https://example.com/photo.jpg | mmformat encode - -o x.arrows
   mmformat encode photo.jpg -o x.arrows --processor ./model/preprocessor_config.json
 """
 
@@ -37,7 +40,9 @@ def register(subparsers: Subparsers) -> None:
         "message,\nwhich is an ordinary Arrow IPC stream.",
         epilog=_EPILOG,
     )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, ...")
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE", help="JPEG, PNG, WebP, ...; - reads one from stdin"
+    )
     parser.add_argument(
         "-o", "--output", required=True, metavar="FILE", help="where to write; - is stdout"
     )
@@ -154,10 +159,25 @@ def _item(image: str, processor: Any) -> MultimodalDataItem:
     from mmformat.media import materialize
     from mmformat.model import Modality, MultimodalDataItem, MultimodalInputs, Source
 
-    item = MultimodalDataItem(modality=Modality.IMAGE, feature=Source(image, kind="path"))
+    source = Source(_stdin(), kind="bytes") if image == "-" else Source(image, kind="path")
+    item = MultimodalDataItem(modality=Modality.IMAGE, feature=source)
+    if image != "-" and not Path(image).exists():
+        raise missing(image)
+    known = None if image == "-" else recognize(Path(image))
+    if known is not None and "image" not in known.noun:
+        raise UsageError(f"{image} is {known.noun}, not an image", hint=known.hint)
     try:
         made = materialize(MultimodalInputs(items=[item]), processor)
     except MMFormatError as error:
         # The path inside the inputs says nothing to somebody who gave files.
         raise type(error)(error.reason, path=image, hint=error.hint, code=error.code) from error
     return made.items[0]
+
+
+def _stdin() -> bytes:
+    from mmformat.model.source import MAX_NBYTES
+
+    data = sys.stdin.buffer.read(MAX_NBYTES + 1)
+    if len(data) > MAX_NBYTES:
+        raise LimitError(f"an image on stdin may have at most {MAX_NBYTES:,} bytes, got more")
+    return data

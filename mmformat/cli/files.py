@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mmformat.cli.output import Output
+from mmformat.cli.recognize import missing, recognize
 from mmformat.errors import LimitError, MMFormatError
 from mmformat.model.limits import Limits
 
@@ -41,6 +42,15 @@ def each_message(
     found: list[tuple[Path, Any]] = []
     complete = True
     for path in _files(arguments.paths):
+        if path is not STDIN and not path.exists():
+            complete = False
+            output.error(str(missing(path)))
+            continue
+        known = None if path is STDIN else recognize(path)
+        if known is not None and known.noun != "a message":
+            complete = False
+            output.error(f"{path} is {known.noun}, not a message", hint=known.hint)
+            continue
         try:
             found.append((path, look(_stdin() if path is STDIN else path)))
         except MMFormatError as error:

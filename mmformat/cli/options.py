@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from mmformat._sizes import parse_nbytes
+from mmformat.errors import ModelError
 
 if TYPE_CHECKING:
     from mmformat.cli.output import Output
@@ -18,6 +23,7 @@ __all__ = [
     "add_common",
     "build",
     "positive",
+    "size",
 ]
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -46,7 +52,32 @@ class Parser(argparse.ArgumentParser):
         UsageError
             Always.
         """
-        raise UsageError(message, hint=f"{self.prog} --help")
+        meant = self._meant(message)
+        hint = (
+            f"{self.prog} --help" if meant is None else f"did you mean {meant}? {self.prog} --help"
+        )
+        raise UsageError(message, hint=hint)
+
+    def _meant(self, message: str) -> str | None:
+        """Return the command or option that is nearest to one that there is not."""
+        choice = re.search(r"invalid choice: '(.+?)' \(choose from (.+)\)", message)
+        if choice is not None:
+            wrong, known = choice[1], re.findall(r"[\w-]+", choice[2])
+        elif (option := re.search(r"unrecognized arguments: (--?[\w-]+)", message)) is not None:
+            wrong, known = option[1], sorted(_options_below(self))
+        else:
+            return None
+        near = difflib.get_close_matches(wrong, known, n=1, cutoff=0.7)
+        return near[0] if near else None
+
+
+def _options_below(parser: argparse.ArgumentParser) -> set[str]:
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for below in action.choices.values():
+                found |= _options_below(below)
+    return found
 
 
 def build(make: Callable[..., Parser], /, **options: Any) -> Parser:
@@ -132,3 +163,17 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
     return number
+
+
+def size(text: str) -> int:
+    """Return a number of bytes such as ``8GiB``, for an option's ``type``.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If the text is not a size.
+    """
+    try:
+        return parse_nbytes(text)
+    except ModelError as error:
+        raise argparse.ArgumentTypeError(error.reason) from error

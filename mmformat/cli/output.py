@@ -117,7 +117,10 @@ class Output:
             module.SpinnerColumn(),
             module.TextColumn("{task.description}", markup=False),
             module.BarColumn(),
+            module.TaskProgressColumn(),
             module.TimeElapsedColumn(),
+            module.TextColumn("left"),
+            module.TimeRemainingColumn(),
             console=_console(sys.stderr),
             transient=True,
         ) as bar:

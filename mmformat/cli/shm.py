@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from mmformat.cli.options import Subparsers, add_command, add_common, build, positive
+from mmformat.cli.options import Subparsers, add_command, add_common, build, positive, size
 from mmformat.cli.output import megabytes
 from mmformat.shm.doctor import diagnose
 from mmformat.shm.layout import MAX_READERS
@@ -25,7 +25,7 @@ _EPILOG: Final = """\
 examples:
   mmformat shm list                                        every arena, and who lives
   mmformat shm gc                                          remove those whose processes are dead
-  mmformat shm doctor --tp 4 --image-mb 25.8 --requests 32
+  mmformat shm doctor --tp 4 --request-size 25.8MB --requests 32
                                                            is /dev/shm large enough?
 
 exit status: of doctor 0 enough, 1 not enough; else 0
@@ -49,11 +49,12 @@ def register(subparsers: Subparsers) -> None:
         "--tp", type=_ranks, default=4, metavar="N", help="ranks that read, 1 to 64 (default 4)"
     )
     doctor.add_argument(
-        "--image-mb",
-        type=_image_mb,
-        default=25.8,
-        metavar="M",
-        help="megabytes of one request's tensors (default 25.8, one 1024x1024 Qwen2-VL image)",
+        "--request-size",
+        type=size,
+        default=25_800_000,
+        metavar="SIZE",
+        help="bytes of one request's tensors, as 25.8MB or 64MiB (default: 25.8MB, one 1024x1024 "
+        "image of Qwen2-VL as float32)",
     )
     doctor.add_argument(
         "--requests",
@@ -85,13 +86,6 @@ def _ranks(text: str) -> int:
     return number
 
 
-def _image_mb(text: str) -> float:
-    number = float(text)
-    if not 1 <= number * 1e6 < 2**62:  # also not for nan
-        raise argparse.ArgumentTypeError(f"expected megabytes above 0, got {text}")
-    return number
-
-
 def _list(arguments: argparse.Namespace, output: Output) -> int:
     found = list_segments(arguments.directory)
     if output.wants_json:
@@ -111,9 +105,9 @@ def _list(arguments: argparse.Namespace, output: Output) -> int:
 def _row(info: SegmentInfo) -> tuple[str, ...]:
     age = "" if info.created_ns is None else f"{time.time() - info.created_ns / 1e9:,.0f} s"
     pid = "" if info.producer_pid is None else f"pid {info.producer_pid}"
-    readers = "" if info.ranks is None else f"{info.ranks_alive} of {info.ranks}"
-    state = "alive" if info.producer_alive else "held by readers" if not info.dead else "dead"
-    return info.name, megabytes(info.nbytes), age, pid, readers, state
+    ranks = "" if info.ranks is None else f"{info.ranks_alive} of {info.ranks}"
+    state = "alive" if info.producer_alive else "held by ranks" if not info.dead else "dead"
+    return info.name, megabytes(info.nbytes), age, pid, ranks, state
 
 
 def _gc(arguments: argparse.Namespace, output: Output) -> int:
@@ -131,7 +125,7 @@ def _doctor(arguments: argparse.Namespace, output: Output) -> int:
     found = diagnose(
         tp=arguments.tp,
         requests=arguments.requests,
-        request_nbytes=int(arguments.image_mb * 1e6),
+        request_nbytes=arguments.request_size,
         directory=arguments.directory,
     )
     if output.wants_json:
@@ -146,7 +140,18 @@ def _doctor(arguments: argparse.Namespace, output: Output) -> int:
             ("memory limit", "none" if limit is None else megabytes(limit)),
         ]
         output.table(("what", "bytes"), rows, right=("bytes",))
-        output.text(f"mm.Arena.create(nbytes={found.arena_nbytes}, readers={arguments.tp})")
+        for line in _settings(found.arena_nbytes, found.segment_nbytes, arguments.tp):
+            output.text(line)
         for line in found.advice:
             output.note(f"hint: {line}")
     return 0 if found.is_enough else 1
+
+
+def _settings(arena_nbytes: int, segment_nbytes: int, ranks: int) -> list[str]:
+    """Return the values to set: in Python, for Docker and for Kubernetes."""
+    gibibytes = -(-segment_nbytes // 2**30)
+    return [
+        f"mm.Arena.create(nbytes={arena_nbytes}, ranks={ranks})",
+        f"docker run --shm-size={gibibytes}g ...",
+        f"emptyDir: {{medium: Memory, sizeLimit: {gibibytes}Gi}}",
+    ]

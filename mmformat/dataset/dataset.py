@@ -17,6 +17,7 @@ from mmformat.codec import encode
 from mmformat.codec.decode import Library, decode
 from mmformat.codec.verify import verify
 from mmformat.dataset.index import SUFFIX, DatasetIndex, Entry
+from mmformat.dataset.table import table_of
 from mmformat.errors import DecodeError, IntegrityError, MMFormatError, ModelError, TransportError
 from mmformat.model.arguments import check_path
 from mmformat.model.compression import Compression
@@ -313,6 +314,28 @@ class Dataset:
             for each in findings:
                 text = f"{each.message} - at {each.path}"
                 yield DatasetFinding(entry.name, each.code, text)
+
+    def to_table(self) -> Any:
+        """Return the rows of every message as one ``pyarrow.Table``, a row an item.
+
+        Raises
+        ------
+        DecodeError
+            If a message breaks a promise of the format; pyarrow is never given such bytes.
+        TransportError
+            If a file cannot be read.
+
+        Notes
+        -----
+        **Copies**: none of uncompressed messages, which are mapped. **Cost**: every byte is read
+        once, to be verified. **Lifetime**: the table keeps the mappings.
+        """
+        paths = [self.folder / name for name in self.names]
+        for path in paths:
+            broken = [finding for finding in verify(path, limits=self._limits) if finding.refused]
+            if broken:
+                raise DecodeError(f"{path.name}: {broken[0].message}", code=broken[0].code)
+        return table_of(paths)
 
     def _take(self, entry: Entry) -> None:
         if entry.name in self._numbers:

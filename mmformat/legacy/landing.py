@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mmformat._extras import install
 from mmformat.errors import DecodeError, MissingExtraError
 from mmformat.legacy.latin1 import give_back
 from mmformat.legacy.nodes import Storage, Tensor
@@ -172,7 +173,7 @@ class TensorMaker:
             except ImportError as error:
                 raise MissingExtraError(
                     "expected torch for torch tensors, but it is not installed",
-                    hint="pip install 'mmformat[torch]', or library='numpy'",
+                    hint=f"{install('torch')}, or library='numpy'",
                 ) from error
 
             dtype = torch_dtype(tensor.dtype)

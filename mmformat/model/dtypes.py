@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from mmformat._extras import install
 from mmformat.errors import MissingExtraError, ModelError
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _learn_torch() -> None:
     except ImportError as error:
         raise MissingExtraError(
             "expected torch for torch tensors, but it is not installed",
-            hint="pip install 'mmformat[torch]'",
+            hint=install("torch"),
         ) from error
     for name in ITEMSIZE:
         dtype = getattr(torch, name)

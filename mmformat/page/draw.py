@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from typing import Any, Final
 
+from mmformat._extras import DISTRIBUTION
 from mmformat.codec.describe import ItemDescription, MessageDescription, describe
 from mmformat.errors import MMFormatError
 from mmformat.model.item import MultimodalInputs
@@ -287,7 +288,7 @@ def _layout(told: MessageDescription, bounds: PageBounds) -> Markup:
 
 def _footer() -> Markup:
     try:
-        library = version("mmformat")
+        library = version(DISTRIBUTION)
     except PackageNotFoundError:  # run from a folder that was never installed
         library = "of an unknown version"
     return tag(

@@ -20,10 +20,10 @@ def test_a_missing_one_names_its_extra() -> None:
     with pytest.raises(MissingExtraError) as caught:
         require("mmformat_no_such_module.deep", extra="media")
     assert caught.value.code == "missing-extra"
-    assert caught.value.hint == "pip install 'mmformat[media]'"
+    assert caught.value.hint == "pip install 'mmformat-arrow[media]'"
     assert isinstance(caught.value, ImportError)
     # What to install is the package: "rich", not "rich.box".
-    assert str(caught.value) == "expected the module 'mmformat_no_such_module', got none installed"
+    assert str(caught.value) == "the module 'mmformat_no_such_module' is not installed"
 
 
 def test_a_broken_install_is_not_a_missing_one(

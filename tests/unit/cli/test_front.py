@@ -82,7 +82,7 @@ def test_what_could_not_run_is_three_without_a_traceback() -> None:
     result = run("inspect", "/no/such/file")
     assert result.returncode == 3
     assert result.stdout == ""
-    assert result.stderr.startswith("error: /no/such/file: expected")
+    assert result.stderr.startswith("error: /no/such/file: no such file")
     assert "Traceback" not in result.stderr
 
 
