@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from mmformat.codec.peek import is_compressed
-from mmformat.codec.spans import Spans
+from mmformat.codec.chained_buffer import ChainedBuffer
+from mmformat.codec.record_batch import is_compressed
 from mmformat.cuda.copy_stream import Lane
 from mmformat.cuda.decode import decode_staged, decode_with, lend, room_in
 from mmformat.cuda.event_callbacks import Releases
@@ -115,7 +115,7 @@ class ArenaOnDevice:
                         lane.bring(room, pinned.address + at, handle.nbytes)
                     try:
                         inputs, tensors = decode_with(
-                            Spans([view]), room, lane=lane, limits=bounds, expand=expand
+                            ChainedBuffer([view]), room, lane=lane, limits=bounds, expand=expand
                         )
                     finally:
                         if out is None:

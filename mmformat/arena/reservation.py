@@ -12,14 +12,12 @@ import numpy as np
 
 from mmformat._arrow import buffer_of
 from mmformat.codec.decode import Library
-from mmformat.codec.encode import encode, encode_behind
+from mmformat.codec.encode import encode, encode_after
 from mmformat.codec.schema import ALIGNMENT
 from mmformat.codec.tensors import numpy_view, torch_view
 from mmformat.errors import ArenaFullError, EncodeError
-from mmformat.model.dtypes import numpy_dtype, torch_dtype
-from mmformat.model.item import MultimodalDataItem, MultimodalInputs
-from mmformat.model.modality import Modality
-from mmformat.model.tensors import MAX_NBYTES, TensorSpec
+from mmformat.model.item import Modality, MultimodalDataItem, MultimodalInputs
+from mmformat.model.tensors import MAX_NBYTES, TensorSpec, numpy_dtype, torch_dtype
 from mmformat.shm import Handle, ShmArena, Slot
 
 __all__ = ["Reservation"]
@@ -147,7 +145,7 @@ class Reservation:
         -----
         **Copies**: schema, metadata and columns; tensors of the inputs that are not in the slot.
         """
-        message = encode_behind(
+        message = encode_after(
             self.inputs if inputs is None else inputs, head_nbytes=self._first_at
         )
         view = self._slot.view

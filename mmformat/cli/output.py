@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol, TextIO
 
 from mmformat._extras import require
 from mmformat.errors import MissingExtraError, MMFormatError
-from mmformat.model.shown import megabytes, printable
+from mmformat.model.repr import megabytes, printable
 
 __all__ = ["Output", "Progress", "megabytes", "printable"]
 

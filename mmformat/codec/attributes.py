@@ -10,13 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from mmformat.codec.caching import cached_when_small
+from mmformat.codec.bounded_cache import bounded_cache
 from mmformat.errors import DecodeError, EncodeError, LimitError
 from mmformat.model.dictionary import DictionaryTensor
-from mmformat.model.dtypes import numpy_dtype_name
 from mmformat.model.limits import Limits
 from mmformat.model.source import Source
-from mmformat.model.tensors import is_torch
+from mmformat.model.tensors import is_torch, numpy_dtype_name
 
 __all__ = ["BARE", "LARGEST_INT", "exact_int", "join", "split"]
 
@@ -220,7 +219,7 @@ def _length(text: str) -> int:
     return len(text)
 
 
-@cached_when_small(_length, limit=REMEMBERED_CHARACTERS)
+@bounded_cache(_length, limit=REMEMBERED_CHARACTERS)
 def parsed(text: str) -> Any:
     """Parse JSON as this format allows it: no constants, no key twice.
 
@@ -324,7 +323,7 @@ def exact_int(text: str) -> int:
 
 
 def _scalar(name: str, text: str) -> np.generic:
-    from mmformat.model.dtypes import numpy_dtype
+    from mmformat.model.tensors import numpy_dtype
 
     data = base64.b64decode(text, validate=True)
     dtype = numpy_dtype(name)

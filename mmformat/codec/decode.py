@@ -6,17 +6,16 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, get_args
 
 from mmformat.codec.attributes import BARE, exact_int, join
+from mmformat.codec.chained_buffer import open_chained
+from mmformat.codec.columns import DICTIONARY, Row, TensorEntry
 from mmformat.codec.decompression import Allocate
-from mmformat.codec.encodings import check_entry, tensor_of
-from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
 from mmformat.codec.schema import REQUEST
-from mmformat.codec.spans import open_spans
 from mmformat.codec.stream import read_batches
+from mmformat.codec.tensors import check_entry, tensor_of
 from mmformat.errors import DecodeError, IntegrityError
 from mmformat.model.arguments import check_text
-from mmformat.model.item import MultimodalDataItem, MultimodalInputs
+from mmformat.model.item import InputFormat, Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.limits import Limits
-from mmformat.model.modality import InputFormat, Modality
 from mmformat.model.tensors import TensorSpec
 
 __all__ = ["Library", "RowReader", "decode", "gather"]
@@ -88,7 +87,7 @@ def decode(
     bounds = Limits.of(limits)
     if library is not None:
         check_text(library, get_args(Library), name="library")
-    spans = open_spans(source)
+    spans = open_chained(source)
     items, request = gather(read_batches(spans, bounds, allocate=allocate), bounds)
 
     def make(entry: TensorEntry, torch: bool, path: str) -> Any:

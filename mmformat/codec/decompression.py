@@ -1,31 +1,258 @@
-"""The buffers of a compressed batch: their claimed lengths, checked, and then their bytes."""
+"""Compressed buffers: claimed lengths and frames are checked first, then decompressed in place."""
 
 from __future__ import annotations
 
+import ctypes
+import struct
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
-from mmformat._arrow import allocated, decompress_into, decompressed_nbytes
-from mmformat.codec.cores import on_all_cores
-from mmformat.codec.flatbuffer import BatchMetadata
-from mmformat.codec.frame import RATIO, check_frame
-from mmformat.codec.layout import BUFFERS
-from mmformat.codec.lz4 import has_library, unpack_frame
-from mmformat.codec.rows import DICTIONARY, Bytes, Place, Row
-from mmformat.codec.schema import ALIGNMENT
-from mmformat.codec.spans import Spans
+from mmformat._arrow import allocated, buffer_of, decompress_into, decompressed_nbytes
+from mmformat.codec.chained_buffer import ChainedBuffer
+from mmformat.codec.columns import DICTIONARY, Bytes, Place, Row
+from mmformat.codec.parallel import on_all_cores
+from mmformat.codec.record_batch import BatchMetadata
+from mmformat.codec.schema import ALIGNMENT, BUFFERS
 from mmformat.errors import DecodeError, IntegrityError, ModelError, TruncatedError
 
 __all__ = [
+    "RATIO",
     "Allocate",
+    "check_frame",
     "check_lengths",
     "claimed_lengths",
     "decompress_columns",
     "decompress_tensors",
+    "has_library",
+    "unpack_frame",
 ]
+
+RATIO: Final = {"lz4": 255, "zstd": 2**15}
+"""More bytes than this cannot be made of one: an LZ4 sequence's last byte stands for 255, and a
+Zstandard block of 4 bytes for 128 KiB."""
+
+MAGIC: Final = {"lz4": b"\x04\x22\x4d\x18", "zstd": b"\x28\xb5\x2f\xfd"}
+
+WINDOW_NBYTES: Final = 8 * 2**20
+"""The largest window of Zstandard that RFC 8878 asks of every decoder; more costs memory."""
+
+_WORD: Final = struct.Struct("<I")
+_SIZES: Final = (0, 2, 4, 8)
+
+
+def check_frame(frame: Bytes, nbytes: int, codec: str, *, path: str) -> None:
+    """Raise unless the bytes are one frame, which may hold ``nbytes`` bytes.
+
+    Raises
+    ------
+    DecodeError
+        With code ``compression-codec``, for a frame of another codec.
+    IntegrityError
+        With code ``compression``, for all else.
+
+    Notes
+    -----
+    **Cost**: a step for each block; of more blocks than one for each 4 KiB, and 16, none is walked.
+    What is inside the blocks is left to the codec's library.
+    """
+    view = memoryview(frame)
+    start = bytes(view[:4])
+    for other, magic in MAGIC.items():
+        if other != codec and start == magic:
+            raise DecodeError(
+                f"expected frames of {codec}, as the metadata says, got one of {other}",
+                path=path,
+                code="compression-codec",
+            )
+    try:
+        if start != MAGIC[codec]:
+            raise ValueError("its magic number")
+        end = _WALKS[codec](view, nbytes)
+        if end != len(view):
+            raise ValueError(f"{len(view)} bytes, got {end}")
+    except (struct.error, IndexError):
+        reason = "all its bytes"
+    except ValueError as error:
+        reason = str(error)
+    else:
+        return
+    raise IntegrityError(
+        f"expected one frame of {codec} with {reason}", path=path, code="compression"
+    )
+
+
+def _walk_lz4(view: memoryview, nbytes: int) -> int:
+    flags = view[4]
+    if flags >> 6 != 1 or flags & 0b11:
+        raise ValueError("version 1 and without a dictionary")
+    has_block_sums, has_size, has_sum = flags & 16, flags & 8, flags & 4
+    if has_size and int.from_bytes(view[6:14], "little") != nbytes:
+        raise ValueError("the length before it")
+    at = 15 if has_size else 7
+    behind = 4 if has_block_sums else 0
+    for _ in range(_most_blocks(nbytes) + 1):  # the end's mark is a word too
+        (word,) = _WORD.unpack_from(view, at)
+        at += 4
+        if word == 0:
+            return at + (4 if has_sum else 0)
+        at += (word & 0x7FFFFFFF) + behind
+    raise ValueError("blocks of 4 KiB or more")
+
+
+def _walk_zstd(view: memoryview, nbytes: int) -> int:
+    flags = view[4]
+    if flags & 0b1011:
+        raise ValueError("no reserved bit and no dictionary")
+    is_single, has_sum = flags & 32, flags & 4
+    at = 5 if is_single else 6
+    size_nbytes = _SIZES[flags >> 6] or (1 if is_single else 0)
+    window = nbytes
+    if not is_single:
+        base = 1 << (10 + (view[5] >> 3))
+        window = base + base // 8 * (view[5] & 7)
+    if window > WINDOW_NBYTES:
+        raise ValueError(f"a window of {WINDOW_NBYTES:,} bytes at most")
+    if size_nbytes:
+        size = int.from_bytes(view[at : at + size_nbytes], "little")
+        if size + (256 if size_nbytes == 2 else 0) != nbytes:
+            raise ValueError("the length before it")
+    at += size_nbytes
+    for _ in range(_most_blocks(nbytes)):
+        head = view[at] | view[at + 1] << 8 | view[at + 2] << 16
+        at += 3 + (1 if head >> 1 & 3 == 1 else head >> 3)
+        if head & 1:
+            return at + (4 if has_sum else 0)
+    raise ValueError("blocks of 4 KiB or more")
+
+
+_WALKS: Final[dict[str, Callable[[memoryview, int], int]]] = {
+    "lz4": _walk_lz4,
+    "zstd": _walk_zstd,
+}
+
+
+def _most_blocks(nbytes: int) -> int:
+    return 16 + nbytes // 4096
+
+
+_VERSION: Final = 100
+"""Of LZ4F's interface."""
+
+_OLDEST: Final = 10904
+"""1.9.4: older ones lack mended bounds, and may take bytes of the destination for a match."""
+
+
+class _Options(ctypes.Structure):
+    """``LZ4F_decompressOptions_t``."""
+
+    _fields_ = (
+        ("stable_destination", ctypes.c_uint),
+        ("skip_checksums", ctypes.c_uint),
+        ("reserved", ctypes.c_uint * 2),
+    )
+
+
+_STABLE: Final = _Options(1, 0, (0, 0))
+"""What was written stays there, so that the library need keep no copy of it for later matches."""
+
+
+_MOST_IDLE: Final = 16
+_idle: list[ctypes.c_void_p] = []
+"""Contexts between two frames, about 250 KB each: a new one costs a twentieth of a chunk's time."""
+
+
+@cache
+def _library() -> Any:
+    """Return liblz4, or None: most Linux systems have one, and pyarrow does not lend its own."""
+    try:
+        found = ctypes.CDLL("liblz4.so.1")
+        if found.LZ4_versionNumber() < _OLDEST or found.LZ4F_getVersion() != _VERSION:
+            return None
+        found.LZ4F_decompress.restype = ctypes.c_size_t
+        found.LZ4F_decompress.argtypes = (
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_size_t),
+            ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_size_t),
+            ctypes.POINTER(_Options),
+        )
+        for name in ("LZ4F_createDecompressionContext", "LZ4F_isError"):
+            getattr(found, name).restype = ctypes.c_size_t
+        found.LZ4F_createDecompressionContext.argtypes = (
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.c_uint,
+        )
+        found.LZ4F_freeDecompressionContext.argtypes = (ctypes.c_void_p,)
+        found.LZ4F_isError.argtypes = (ctypes.c_size_t,)
+    except (OSError, AttributeError):
+        return None
+    return found
+
+
+def has_library() -> bool:
+    """Say whether the system has a library that is new enough."""
+    return _library() is not None
+
+
+def _context(library: Any) -> ctypes.c_void_p:
+    try:
+        return _idle.pop()
+    except IndexError:
+        context = ctypes.c_void_p()
+        if library.LZ4F_createDecompressionContext(ctypes.byref(context), _VERSION):
+            raise MemoryError from None
+        return context
+
+
+def unpack_frame(frame: memoryview, destination: memoryview) -> None:
+    """Write what one frame holds, which must be as many bytes as the destination has.
+
+    Raises
+    ------
+    ValueError
+        When the frame is corrupt, or not one frame of that length.
+
+    Notes
+    -----
+    **Copies**: none besides the bytes made. Other threads run meanwhile.
+    """
+    library = _library()
+    source, target = buffer_of(frame), buffer_of(destination)
+    context = _context(library)
+    read = written = 0
+    is_whole = False
+    try:
+        while True:
+            taken = ctypes.c_size_t(source.size - read)
+            made = ctypes.c_size_t(target.size - written)
+            left = library.LZ4F_decompress(
+                context,
+                target.address + written,
+                ctypes.byref(made),
+                source.address + read,
+                ctypes.byref(taken),
+                ctypes.byref(_STABLE),
+            )
+            read += taken.value
+            written += made.value
+            if left == 0:
+                is_whole = True
+                break
+            if library.LZ4F_isError(left) or not taken.value + made.value:
+                raise ValueError(f"a frame that breaks off after {written} bytes")
+    finally:
+        if is_whole and len(_idle) < _MOST_IDLE:
+            _idle.append(context)  # it begins a frame next
+        else:
+            library.LZ4F_freeDecompressionContext(context)
+    if read != source.size or written != target.size:
+        raise ValueError(f"{written} bytes, and {source.size - read} behind the frame")
+
 
 Allocate: TypeAlias = Callable[[int], Any]
 """Return writable memory of so many bytes, at a multiple of 64."""
@@ -39,7 +266,7 @@ ALONE_NBYTES: Final = 2**20
 """Fewer bytes than this are decompressed sooner than a thread starts."""
 
 
-def claimed_lengths(spans: Spans, body_at: int, metadata: BatchMetadata) -> tuple[int, ...]:
+def claimed_lengths(spans: ChainedBuffer, body_at: int, metadata: BatchMetadata) -> tuple[int, ...]:
     """Return the uncompressed length that stands before each buffer; nothing is decompressed.
 
     Raises
@@ -72,7 +299,7 @@ def claimed_lengths(spans: Spans, body_at: int, metadata: BatchMetadata) -> tupl
 
 
 def decompress_columns(
-    spans: Spans, body_at: int, metadata: BatchMetadata, lengths: tuple[int, ...]
+    spans: ChainedBuffer, body_at: int, metadata: BatchMetadata, lengths: tuple[int, ...]
 ) -> Bytes:
     """Return the column buffers as a plain body has them; no byte of a data buffer is read.
 
@@ -102,7 +329,7 @@ def decompress_columns(
 
 
 def check_lengths(
-    spans: Spans, body_at: int, metadata: BatchMetadata, lengths: tuple[int, ...]
+    spans: ChainedBuffer, body_at: int, metadata: BatchMetadata, lengths: tuple[int, ...]
 ) -> None:
     """Raise when a data buffer is no frame of its claimed length.
 
@@ -144,14 +371,14 @@ class _Part(NamedTuple):
     path: str
 
 
-def _part(spans: Spans, at: int, nbytes: int, destination: memoryview, path: str) -> _Part:
+def _part(spans: ChainedBuffer, at: int, nbytes: int, destination: memoryview, path: str) -> _Part:
     # Read apart, because a chunk that is stored may be a frame of its own, and would be joined.
     is_frame = spans.read(at, 8) != STORED
     return _Part(is_frame, spans.read(at + 8, nbytes - 8), destination, path)
 
 
 def decompress_tensors(
-    spans: Spans, rows: Sequence[Row], codec: str, *, allocate: Allocate | None = None
+    spans: ChainedBuffer, rows: Sequence[Row], codec: str, *, allocate: Allocate | None = None
 ) -> None:
     """Replace each Place among the rows' data by its bytes, on all cores.
 
@@ -160,7 +387,7 @@ def decompress_tensors(
 
     Parameters
     ----------
-    spans : Spans
+    spans : ChainedBuffer
         The message.
     rows : sequence of Row
         Of one compressed batch; changed in place.

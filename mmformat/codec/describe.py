@@ -8,15 +8,15 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mmformat.codec.chained_buffer import open_chained
+from mmformat.codec.columns import Place, Row, TensorEntry
 from mmformat.codec.compression import Choice, choices_of
 from mmformat.codec.decode import gather
-from mmformat.codec.encodings import check_entry
-from mmformat.codec.rows import Place, Row, TensorEntry
 from mmformat.codec.schema import COMPRESSION_KEY, VERSION
-from mmformat.codec.spans import open_spans
 from mmformat.codec.stream import Batch, find_batches, placed_rows, read_key
-from mmformat.model.dtypes import ITEMSIZE
+from mmformat.codec.tensors import check_entry
 from mmformat.model.limits import Limits
+from mmformat.model.tensors import ITEMSIZE
 
 __all__ = [
     "BatchDescription",
@@ -204,7 +204,7 @@ def describe(source: Any, *, limits: Limits | None = None) -> MessageDescription
     ('float32', (4, 8), 128, 0)
     """
     bounds = Limits.of(limits)
-    spans = open_spans(source)
+    spans = open_chained(source)
     batches: list[BatchDescription] = []
     numbers: dict[int, int] = {}
 

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mmformat.codec.attributes import BARE, LARGEST_INT, split
-from mmformat.codec.batch import write_batch, write_compressed_batch
-from mmformat.codec.compression import continue_large, explained
-from mmformat.codec.encodings import entry_of
-from mmformat.codec.rows import Bytes, Row
+from mmformat.codec.columns import Bytes, Row
+from mmformat.codec.compression import (
+    continue_large,
+    explained,
+    write_batch,
+    write_compressed_batch,
+)
 from mmformat.codec.schema import (
     COMPRESSION_KEY,
     END_OF_STREAM,
@@ -17,12 +20,13 @@ from mmformat.codec.schema import (
     SCHEMA_MESSAGE,
     schema_message_with,
 )
+from mmformat.codec.tensors import entry_of
 from mmformat.errors import EncodeError, ModelError
 from mmformat.model.compression import Compression
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.message import EncodedMessage
 
-__all__ = ["encode", "encode_behind"]
+__all__ = ["encode", "encode_after"]
 
 
 def encode(
@@ -83,7 +87,7 @@ def encode(
     return EncodedMessage(_merged([head, *write_batch(rows), *behind, END_OF_STREAM]))
 
 
-def encode_behind(inputs: MultimodalInputs, *, head_nbytes: int) -> EncodedMessage:
+def encode_after(inputs: MultimodalInputs, *, head_nbytes: int) -> EncodedMessage:
     """Encode inputs so that the first tensor lies at a given byte of the message.
 
     The metadata of an Arrow message may be padded, so tensors that were written at their place

@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 import pyarrow as pa
 
 from mmformat._arrow import Schema, open_stream
-from mmformat.codec.columns import read_rows
+from mmformat.codec.chained_buffer import ChainedBuffer
+from mmformat.codec.columns import Bytes, Place, Row, read_rows
 from mmformat.codec.decompression import (
     Allocate,
     check_lengths,
@@ -16,32 +17,29 @@ from mmformat.codec.decompression import (
     decompress_columns,
     decompress_tensors,
 )
-from mmformat.codec.encodings import check_entry
-from mmformat.codec.flatbuffer import (
+from mmformat.codec.record_batch import (
     SCHEMA_HEADER,
     BatchMetadata,
-    read_batch_metadata,
-    read_header_type,
-)
-from mmformat.codec.layout import (
-    BUFFERS,
     Structure,
     check_places,
     layout_of,
     plain_structure,
+    read_batch_metadata,
+    read_header_type,
     structure_of,
 )
-from mmformat.codec.rows import Bytes, Place, Row
 from mmformat.codec.schema import (
     ALIGNMENT,
+    BUFFERS,
     CONTINUATION,
     END_OF_STREAM,
     SCHEMA,
     SCHEMA_MESSAGE,
+    TENSOR,
     VERSION,
     VERSION_KEY,
 )
-from mmformat.codec.spans import Spans
+from mmformat.codec.tensors import check_entry
 from mmformat.errors import DecodeError, IntegrityError, SchemaError, TruncatedError, VersionError
 from mmformat.model.limits import Limits
 
@@ -78,7 +76,7 @@ class Batch(NamedTuple):
     metadata: BatchMetadata
 
 
-def read_schema(spans: Spans, limits: Limits) -> int:
+def read_schema(spans: ChainedBuffer, limits: Limits) -> int:
     """Check the schema message and return the byte behind it.
 
     Raises
@@ -126,7 +124,7 @@ def _check_schema(message: bytes) -> None:
         )
 
 
-def read_key(spans: Spans, key: bytes, limits: Limits) -> bytes | None:
+def read_key(spans: ChainedBuffer, key: bytes, limits: Limits) -> bytes | None:
     """Return a key of the schema's metadata, None when it is not there; the schema is checked.
 
     Raises
@@ -146,7 +144,7 @@ def _names(schema: Schema) -> str:
     return text
 
 
-def _read_metadata(spans: Spans, at: int, limits: Limits) -> tuple[bytes | None, int]:
+def _read_metadata(spans: ChainedBuffer, at: int, limits: Limits) -> tuple[bytes | None, int]:
     prefix = spans.read(at, 8)
     if bytes(prefix[:4]) != CONTINUATION:
         raise DecodeError(
@@ -162,7 +160,7 @@ def _read_metadata(spans: Spans, at: int, limits: Limits) -> tuple[bytes | None,
     return bytes(spans.read(at + 8, nbytes)), at + 8 + nbytes
 
 
-def find_batches(spans: Spans, limits: Limits) -> Iterator[Batch]:
+def find_batches(spans: ChainedBuffer, limits: Limits) -> Iterator[Batch]:
     """Yield each record batch of the stream, its extents checked; the stream must end there.
 
     Raises
@@ -202,13 +200,13 @@ def find_batches(spans: Spans, limits: Limits) -> Iterator[Batch]:
 
 
 def read_batches(
-    spans: Spans, limits: Limits, *, allocate: Allocate | None = None
+    spans: ChainedBuffer, limits: Limits, *, allocate: Allocate | None = None
 ) -> Iterator[list[Row]]:
     """Yield the rows of each batch of the message; tensors stay where they lie.
 
     Parameters
     ----------
-    spans : Spans
+    spans : ChainedBuffer
         The message.
     limits : Limits
         What the message may ask for.
@@ -245,7 +243,7 @@ def read_batches(
 
 
 def _checked_rows(
-    spans: Spans, batch: Batch, limits: Limits, decompressed: int
+    spans: ChainedBuffer, batch: Batch, limits: Limits, decompressed: int
 ) -> tuple[list[Row], int]:
     """Return a compressed batch's rows with places, when memory may be taken for all of them."""
     structure, lengths = structure_in(spans, batch, limits)
@@ -262,7 +260,7 @@ def _checked_rows(
 
 
 def placed_rows(
-    spans: Spans, batch: Batch, limits: Limits, *, decompressed: int = 0
+    spans: ChainedBuffer, batch: Batch, limits: Limits, *, decompressed: int = 0
 ) -> tuple[list[Row], int]:
     """Return a batch's rows with a Place for each data buffer, and its bytes after decompression.
 
@@ -285,7 +283,11 @@ def placed_rows(
 
 
 def _rows_with_places(
-    spans: Spans, batch: Batch, structure: Structure, lengths: tuple[int, ...], limits: Limits
+    spans: ChainedBuffer,
+    batch: Batch,
+    structure: Structure,
+    lengths: tuple[int, ...],
+    limits: Limits,
 ) -> list[Row]:
     columns = columns_in(spans, batch, structure, lengths)
     stored = batch.metadata.buffers[2 * BUFFERS :]
@@ -296,7 +298,9 @@ def _rows_with_places(
     return read_rows(structure, columns, places, limits)
 
 
-def columns_in(spans: Spans, batch: Batch, structure: Structure, lengths: tuple[int, ...]) -> Bytes:
+def columns_in(
+    spans: ChainedBuffer, batch: Batch, structure: Structure, lengths: tuple[int, ...]
+) -> Bytes:
     """Return a batch's column buffers as they lie in a plain body.
 
     Raises
@@ -309,7 +313,9 @@ def columns_in(spans: Spans, batch: Batch, structure: Structure, lengths: tuple[
     return spans.read(batch.body_at, layout_of(structure).columns.size)
 
 
-def structure_in(spans: Spans, batch: Batch, limits: Limits) -> tuple[Structure, tuple[int, ...]]:
+def structure_in(
+    spans: ChainedBuffer, batch: Batch, limits: Limits
+) -> tuple[Structure, tuple[int, ...]]:
     """Return a batch's structure and the uncompressed lengths of its buffers, all checked.
 
     Raises
@@ -328,6 +334,6 @@ def structure_in(spans: Spans, batch: Batch, limits: Limits) -> tuple[Structure,
         structure = plain_structure(metadata)
         lengths = metadata.buffers[1::2]
     limits.check("metadata_nbytes", layout_of(structure).columns.size)
-    limits.check("items", structure.rows - 1)
-    limits.check("tensors", structure.tensors)
+    limits.check("items", structure.lengths[0] - 1)
+    limits.check("tensors", structure.lengths[TENSOR.level])
     return structure, lengths

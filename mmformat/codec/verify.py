@@ -2,25 +2,165 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import re
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from mmformat._arrow import validate_stream
-from mmformat.codec.canonical import filled_gaps, hidden_values, misspelt_int, misspelt_json
-from mmformat.codec.clauses import CALLER_CODES, CLAUSES
+from mmformat.codec.attributes import SAFE_INT
+from mmformat.codec.chained_buffer import ChainedBuffer, open_chained
+from mmformat.codec.columns import DICTIONARY, Bytes, Row, TensorEntry
 from mmformat.codec.decode import RowReader, gather
-from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
-from mmformat.codec.schema import REQUEST
-from mmformat.codec.spans import Spans, open_spans
-from mmformat.codec.stream import columns_in, find_batches, read_batches, structure_in
+from mmformat.codec.record_batch import Structure, layout_of
+from mmformat.codec.schema import ARRAYS, REQUEST
+from mmformat.codec.stream import Batch, columns_in, find_batches, read_batches, structure_in
 from mmformat.errors import IntegrityError, MMFormatError
 from mmformat.model.limits import Limits
 
-__all__ = ["Finding", "verify"]
+__all__ = [
+    "CALLER_CODES",
+    "CLAUSES",
+    "VERIFY_CODES",
+    "Finding",
+    "filled_gaps",
+    "hidden_values",
+    "misspelt_int",
+    "misspelt_json",
+    "verify",
+]
+
+CLAUSES: Final[dict[str, str]] = {
+    # the stream
+    "no-schema": "L-1",
+    "marker": "L-2",
+    "truncated": "L-3",
+    "trailing-bytes": "L-4",
+    "metadata-version": "L-5",
+    "message-type": "L-6",
+    "metadata": "L-7",
+    "alignment": "L-8",
+    "layout": "L-9",
+    "padding": "L-10",
+    "array-count": "L-11",
+    "array-length": "L-12",
+    "buffer-length": "L-13",
+    "offsets": "L-14",
+    "utf8": "L-15",
+    "nulls": "L-16",
+    "null-value": "L-17",
+    "arrow": "L-18",
+    # the schema
+    "schema": "S-1",
+    "no-version": "S-2",
+    "version": "S-3",
+    # rows
+    "row-order": "R-1",
+    "request-row": "R-2",
+    "continuation": "R-3",
+    "modality": "R-4",
+    "hash": "R-5",
+    # tensors and their chunks
+    "tensor-names": "T-1",
+    "dtype": "T-2",
+    "shape": "T-3",
+    "shape-bytes": "T-4",
+    "encoding": "T-5",
+    "plain-parameters": "T-6",
+    "bool": "T-8",
+    "inline": "V-1",
+    "view": "V-2",
+    "view-prefix": "V-3",
+    # dictionary encoding
+    "parameters": "D-1",
+    "dictionary-table": "D-2",
+    "dictionary-code": "D-3",
+    "dictionary-shape": "D-5",
+    # compression
+    "compression-codec": "Z-1",
+    "compression": "Z-2",
+    # attributes
+    "attributes": "A-1",
+    "attributes-field": "A-2",
+    "attributes-value": "A-3",
+    "json": "A-6",
+    # what a reader allows
+    "limit": "B-1",
+}
+"""The clause of schemas/v1/SPEC.md that a code of a finding or of a decoding error names."""
+
+VERIFY_CODES: Final = frozenset({"arrow", "bool", "json", "null-value", "padding"})
+"""Broken promises that decoding does not look for, because they cannot hurt it."""
+
+CALLER_CODES: Final = frozenset(
+    {"attributes-depth", "headroom", "missing-extra", "model", "not-materialized", "source"}
+)
+"""Codes that speak of the caller's arguments and not of a message."""
+
+
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+
+
+def filled_gaps(spans: ChainedBuffer, batch: Batch) -> Iterator[int]:
+    """Yield the byte of the message at which each gap begins that is not all zeros."""
+    flat = batch.metadata.buffers
+    places = [*zip(flat[::2], flat[1::2], strict=True), (batch.metadata.body_nbytes, 0)]
+    end = 0
+    for offset, nbytes in places:
+        if any(spans.read(batch.body_at + end, offset - end)):
+            yield batch.body_at + end
+        end = offset + nbytes
+
+
+def hidden_values(structure: Structure, columns: Bytes) -> Iterator[int]:
+    """Yield the validity buffer of each column that holds a value under a null."""
+    layout = layout_of(structure)
+    values = layout.columns.unpack_from(columns)
+    for array in ARRAYS:
+        bitmap = values[layout.slices[array.buffer].start] if array.nullable else b""
+        if not bitmap:
+            continue
+        bits = int.from_bytes(bitmap, "little")
+        under: Sequence[int] = values[layout.slices[array.buffer + 1]]
+        if array.kind in ("text", "list"):  # a null has no bytes, and no ranges
+            under = [end - start for start, end in pairwise(under)]
+        if any(value and not bits >> index & 1 for index, value in enumerate(under)):
+            yield array.buffer
+
+
+def misspelt_int(text: str) -> bool:
+    """Say whether a checked decimal text is not the shortest one of its number."""
+    return str(int(text)) != text
+
+
+def misspelt_json(text: str) -> Iterator[str]:
+    """Yield what is wrong with the spelling of checked attributes."""
+    if re.search(r"\s", _STRING.sub('""', text)):
+        yield "expected no white space between tokens"
+    yield from _misspelt(json.loads(text))
+
+
+def _misspelt(value: Any) -> Iterator[str]:
+    if type(value) is list:
+        for part in value:
+            yield from _misspelt(part)
+    if type(value) is not dict:
+        return
+    for key, part in value.items():
+        encoded = part[1] if key == "$scalar" else part
+        if key in ("$bytes", "$bytearray", "$scalar"):
+            if base64.b64encode(base64.b64decode(encoded)).decode() != encoded:
+                yield f"expected zero bits behind the last byte of {key}"
+        elif key == "$int":
+            if misspelt_int(part) or -SAFE_INT <= int(part) <= SAFE_INT:
+                yield "expected $int for ints over 2**53 alone, in their shortest spelling"
+        else:
+            yield from _misspelt(part)
 
 
 class Finding(NamedTuple):
@@ -74,7 +214,7 @@ def verify(source: Any, *, limits: Limits | None = None) -> list[Finding]:
 
     References
     ----------
-    SPEC.md, "Reading"; :data:`mmformat.codec.clauses.CLAUSES`.
+    SPEC.md, "Reading"; :data:`mmformat.codec.verify.CLAUSES`.
 
     Examples
     --------
@@ -86,7 +226,7 @@ def verify(source: Any, *, limits: Limits | None = None) -> list[Finding]:
     'L-3'
     """
     bounds = Limits.of(limits)
-    spans = open_spans(source)
+    spans = open_chained(source)
     try:
         items, request = gather(read_batches(spans, bounds), bounds)
     except MMFormatError as error:
@@ -154,7 +294,7 @@ def _largest(chunk: Any) -> int:
     return int(np.frombuffer(chunk, np.uint8).max()) if len(chunk) else -1
 
 
-def _batch_findings(spans: Spans, limits: Limits) -> Iterator[Finding]:
+def _batch_findings(spans: ChainedBuffer, limits: Limits) -> Iterator[Finding]:
     for number, batch in enumerate(find_batches(spans, limits)):
         path = f"$.batches[{number}]"
         for at in filled_gaps(spans, batch):
@@ -165,7 +305,7 @@ def _batch_findings(spans: Spans, limits: Limits) -> Iterator[Finding]:
             yield _promise("null-value", f"{path}.buffers[{at}]", "expected no value under a null")
 
 
-def _arrow_findings(spans: Spans) -> Iterator[Finding]:
+def _arrow_findings(spans: ChainedBuffer) -> Iterator[Finding]:
     try:
         validate_stream(spans.read(0, spans.nbytes))
     except (pa.ArrowException, OSError) as error:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from mmformat._arrow import buffer_of
 from mmformat.codec import decode as decode_on_cpu
+from mmformat.codec.chained_buffer import ChainedBuffer, open_chained
+from mmformat.codec.columns import DICTIONARY, Row, TensorEntry
 from mmformat.codec.decode import Library, RowReader, gather
-from mmformat.codec.encodings import dictionary_layout, tensor_of
-from mmformat.codec.rows import DICTIONARY, Row, TensorEntry
 from mmformat.codec.schema import ALIGNMENT
-from mmformat.codec.spans import Spans, open_spans
 from mmformat.codec.stream import read_batches
+from mmformat.codec.tensors import dictionary_layout, tensor_of
 from mmformat.cuda.copy_stream import Lane, lane_of
 from mmformat.cuda.device import is_cpu, resolve_device
 from mmformat.cuda.device_views import FrameMap, Landing
@@ -20,9 +20,9 @@ from mmformat.cuda.pinned_scratch import Unpacked
 from mmformat.cuda.staging import staging_of
 from mmformat.errors import IntegrityError, ModelError, PlacementError
 from mmformat.model.dictionary import DictionaryTensor
-from mmformat.model.dtypes import torch_dtype
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
+from mmformat.model.tensors import torch_dtype
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,7 @@ def decode_staged(
         As :func:`decode`.
     """
     bounds = Limits.of(limits)
-    spans = open_spans(source)
+    spans = open_chained(source)
     unpacked = Unpacked(lane)
     rows = gather(read_batches(spans, bounds, allocate=unpacked.allocate), bounds)
     frames = FrameMap(spans.frames)
@@ -150,7 +150,7 @@ def decode_staged(
 
 
 def decode_with(
-    spans: Spans, buffer: torch.Tensor, *, lane: Lane, limits: Limits, expand: bool
+    spans: ChainedBuffer, buffer: torch.Tensor, *, lane: Lane, limits: Limits, expand: bool
 ) -> tuple[MultimodalInputs, list[torch.Tensor]]:
     """Decode a message whose bytes are on their way to ``buffer`` already.
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from mmformat._arrow import buffer_of
+from mmformat.codec.chained_buffer import ChainedBuffer
 from mmformat.codec.columns import INLINE_NBYTES
-from mmformat.codec.spans import Spans
 from mmformat.codec.tensors import numpy_view, torch_view
 from mmformat.cuda.cudart import ANY_TO_ANY, library, words_of
 from mmformat.errors import DecodeError, TransportError
@@ -175,7 +175,7 @@ def pieces_of(head: bytes, nbytes: int) -> list[tuple[int, memoryview]]:
     return found
 
 
-def joined(head: bytes, nbytes: int) -> Spans:
+def joined(head: bytes, nbytes: int) -> ChainedBuffer:
     """Return the message as it would lie on the host, with zeros where the device has the bytes.
 
     Raises
@@ -190,4 +190,4 @@ def joined(head: bytes, nbytes: int) -> Spans:
         frames += [zeros[end:start], piece]
         end = start + len(piece)
     frames.append(zeros[end:nbytes])
-    return Spans(frames)
+    return ChainedBuffer(frames)

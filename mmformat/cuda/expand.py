@@ -8,8 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Literal
 
 from mmformat.errors import ModelError
-from mmformat.model.dictionary import MAX_ENTRIES, DictionaryTensor
-from mmformat.model.expansion import expand_torch
+from mmformat.model.dictionary import MAX_ENTRIES, DictionaryTensor, expand_torch
 
 if TYPE_CHECKING:
     import torch

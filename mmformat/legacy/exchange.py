@@ -9,7 +9,7 @@ from mmformat.errors import DecodeError
 from mmformat.legacy.constructors import resolve
 from mmformat.legacy.nodes import Enum, Instance, Marked, Name, Scalar, Storage, Tensor
 from mmformat.legacy.numpy_values import ArrayNode, DTypeNode
-from mmformat.model.dtypes import ITEMSIZE
+from mmformat.model.tensors import ITEMSIZE
 
 __all__ = ["dump", "load"]
 

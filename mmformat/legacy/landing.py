@@ -18,7 +18,7 @@ from mmformat.errors import DecodeError, MissingExtraError
 from mmformat.legacy.latin1 import give_back
 from mmformat.legacy.nodes import Storage, Tensor
 from mmformat.model.arguments import check_text
-from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
+from mmformat.model.tensors import ITEMSIZE, numpy_dtype, torch_dtype
 
 __all__ = ["Lander", "Library", "TensorMaker", "layout"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from mmformat.errors import DecodeError
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.nodes import Arguments, Call, Name, Scalar, Tensor
-from mmformat.model.dtypes import ITEMSIZE
+from mmformat.model.tensors import ITEMSIZE
 
 __all__ = ["ITEMSIZE", "KINDS", "ArrayNode", "DTypeNode", "checked_shape"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from mmformat.errors import DecodeError, ModelError
 from mmformat.legacy.nodes import Enum, Instance
-from mmformat.model.modality import InputFormat, Modality
+from mmformat.model.item import InputFormat, Modality
 
 __all__ = ["Members"]
 

@@ -9,8 +9,7 @@ from mmformat.legacy.nodes import Instance, Marked, Tensor
 from mmformat.legacy.numpy_values import ArrayNode
 from mmformat.legacy.plain import Values
 from mmformat.legacy.sglang_enums import Members
-from mmformat.model.item import MultimodalDataItem, MultimodalInputs
-from mmformat.model.modality import InputFormat
+from mmformat.model.item import InputFormat, MultimodalDataItem, MultimodalInputs
 
 __all__ = ["INPUTS", "ITEM", "REQUESTS", "SGLang", "is_request_dict"]
 

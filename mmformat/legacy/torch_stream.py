@@ -8,7 +8,7 @@ from typing import Any, Final
 from mmformat.errors import DecodeError, TruncatedError
 from mmformat.legacy.allowlist import ALLOWED
 from mmformat.legacy.nodes import Name, Storage
-from mmformat.model.dtypes import ITEMSIZE
+from mmformat.model.tensors import ITEMSIZE
 
 __all__ = ["MAGIC", "StorageTable", "is_stream", "load"]
 

@@ -10,7 +10,7 @@ from mmformat.errors import DecodeError, UnsafePickleError
 from mmformat.legacy import torch_stream
 from mmformat.legacy.nodes import Arguments, Call, Marked, Name, Storage, Tensor
 from mmformat.legacy.numpy_values import checked_shape
-from mmformat.model.dtypes import ITEMSIZE
+from mmformat.model.tensors import ITEMSIZE
 
 __all__ = ["KINDS"]
 

@@ -7,8 +7,7 @@ from typing import Any, Final
 from mmformat.errors import DecodeError
 from mmformat.legacy.nodes import Instance, Marked
 from mmformat.legacy.plain import Values
-from mmformat.model.item import MultimodalDataItem, MultimodalInputs
-from mmformat.model.modality import Modality
+from mmformat.model.item import Modality, MultimodalDataItem, MultimodalInputs
 
 __all__ = ["FEATURE", "ITEM", "VLLM", "is_vllm"]
 

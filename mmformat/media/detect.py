@@ -14,8 +14,14 @@ from mmformat.errors import MaterializeError, ModelError
 from mmformat.media.code_map import MAX_VALUES, CodeMap
 from mmformat.media.image.normalization import Normalization
 from mmformat.model import DictionaryTensor
-from mmformat.model.dtypes import numpy_dtype, torch_dtype
-from mmformat.model.tensors import is_tensor, is_torch, tensor_buffer, tensor_spec
+from mmformat.model.tensors import (
+    is_tensor,
+    is_torch,
+    numpy_dtype,
+    tensor_buffer,
+    tensor_spec,
+    torch_dtype,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -15,8 +15,7 @@ from mmformat.media.outcome import Draft, Outcome, outcome_of
 from mmformat.model.arguments import check_callable, check_type
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.identity import hash_of, identity_of, pad_value_of_hash
-from mmformat.model.item import MultimodalDataItem, MultimodalInputs
-from mmformat.model.modality import Modality
+from mmformat.model.item import Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.source import Source
 from mmformat.model.tensors import is_tensor
 

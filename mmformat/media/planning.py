@@ -21,8 +21,7 @@ from mmformat.media.materialize import (
     named,
 )
 from mmformat.media.outcome import Draft, Outcome
-from mmformat.model.item import MultimodalDataItem, MultimodalInputs
-from mmformat.model.modality import Modality
+from mmformat.model.item import Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.source import Source
 from mmformat.model.tensors import TensorSpec
 

@@ -2,10 +2,9 @@
 
 from mmformat.model.compression import Compression
 from mmformat.model.dictionary import DictionaryTensor
-from mmformat.model.item import MultimodalDataItem, MultimodalInputs
+from mmformat.model.item import InputFormat, Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
-from mmformat.model.modality import InputFormat, Modality
 from mmformat.model.source import Source
 from mmformat.model.tensors import Feature, TensorSpec, TensorValue
 

@@ -1,17 +1,58 @@
-"""One medium of a request, and a request's media together."""
+"""One medium of a request, and all media of a request."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from enum import StrEnum
+from typing import Any, NoReturn
 
 from mmformat.errors import ModelError
 from mmformat.model.arguments import check_type
-from mmformat.model.modality import InputFormat, Modality
-from mmformat.model.shown import shown_fields
+from mmformat.model.repr import repr_of_fields
 from mmformat.model.tensors import Feature
 
-__all__ = ["MultimodalDataItem", "MultimodalInputs"]
+__all__ = [
+    "InputFormat",
+    "Modality",
+    "MultimodalDataItem",
+    "MultimodalInputs",
+]
+
+
+class Modality(StrEnum):
+    """Name the kind of medium of an item; the value is the text of the wire.
+
+    Examples
+    --------
+    >>> Modality.IMAGE.value
+    'IMAGE'
+    """
+
+    IMAGE = "IMAGE"
+    MULTI_IMAGES = "MULTI_IMAGES"
+    VIDEO = "VIDEO"
+    AUDIO = "AUDIO"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        _refuse(cls, value)
+
+
+class InputFormat(StrEnum):
+    """Name the stage in which the feature arrived; the names are those of SGLang's enum."""
+
+    NORMAL = "normal"
+    PROCESSOR_OUTPUT = "processor_output"
+    PRECOMPUTED_EMBEDDING = "precomputed_embedding"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        _refuse(cls, value)
+
+
+def _refuse(kind: type[StrEnum], value: object) -> NoReturn:
+    names = ", ".join(member.value for member in kind)
+    raise ModelError(f"expected one of {names}, got {value!r:.60}", path="$")
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
@@ -66,7 +107,7 @@ class MultimodalDataItem:
         check_type(self.model_specific_data, dict, "a dict", name="model_specific_data")
 
     def __repr__(self) -> str:
-        return shown_fields(self, (each.name for each in fields(self) if each.init))
+        return repr_of_fields(self, (each.name for each in fields(self) if each.init))
 
     def __setattr__(self, name: str, value: object) -> None:
         if getattr(self, "_frozen", False):
@@ -123,7 +164,7 @@ class MultimodalInputs:
                 )
 
     def __repr__(self) -> str:
-        return shown_fields(self, ("items", "request_data"))
+        return repr_of_fields(self, ("items", "request_data"))
 
 
 def _member(kind: type[Any], value: object, path: str) -> Any:

@@ -15,7 +15,7 @@ from mmformat.codec.describe import ItemDescription, MessageDescription, describ
 from mmformat.errors import MMFormatError
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
-from mmformat.model.shown import megabytes
+from mmformat.model.repr import megabytes
 from mmformat.page.bounds import Budget, PageBounds
 from mmformat.page.html import TIMES, Markup, Part, join, ratio, size_bar, table, tag
 from mmformat.page.sections import item_section, request_section

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mmformat.codec.describe import ItemDescription, TensorDescription
-from mmformat.model.shown import megabytes, printable
+from mmformat.model.repr import megabytes, printable
 from mmformat.page.bounds import PageBounds
 from mmformat.page.values import StoredTensor
 

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmformat.codec.describe import ItemDescription
-from mmformat.model.item import MultimodalDataItem
-from mmformat.model.modality import Modality
+from mmformat.model.item import Modality, MultimodalDataItem
 from mmformat.page.bounds import Budget
 from mmformat.page.html import TIMES, Markup, Part, facts, join, tag, tensor_table, value_table
 from mmformat.page.pictures import Series, Sheet, data_uri, series_of, write_png

@@ -9,11 +9,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mmformat.codec.chained_buffer import open_chained
+from mmformat.codec.columns import TensorEntry
 from mmformat.codec.decode import RowReader, gather
-from mmformat.codec.encodings import tensor_of
-from mmformat.codec.rows import TensorEntry
-from mmformat.codec.spans import open_spans
 from mmformat.codec.stream import read_batches
+from mmformat.codec.tensors import tensor_of
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.limits import Limits
@@ -96,7 +96,7 @@ def read_values(source: Any, *, limits: Limits | None = None) -> MultimodalInput
     **Copies**: none of an uncompressed tensor; compressed batches are decompressed.
     """
     bounds = limits or Limits()
-    items, request = gather(read_batches(open_spans(source), bounds), bounds)
+    items, request = gather(read_batches(open_chained(source), bounds), bounds)
     # A dictionary is looked up element by element, and never expanded.
     reader = RowReader(bounds, _stored, expands=False)
     inputs = MultimodalInputs(items=[reader.item(*pair) for pair in items])

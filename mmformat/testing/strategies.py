@@ -14,7 +14,7 @@ from mmformat.model import (
     MultimodalDataItem,
     MultimodalInputs,
 )
-from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
+from mmformat.model.tensors import ITEMSIZE, numpy_dtype, torch_dtype
 
 __all__ = ["arrays", "dictionary_tensors", "inputs", "tensors", "values"]
 

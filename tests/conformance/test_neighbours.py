@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmformat.codec import decode, encode
+from mmformat.codec.chained_buffer import open_chained
 from mmformat.codec.describe import MessageDescription, describe
-from mmformat.codec.spans import open_spans
 from mmformat.codec.stream import find_batches
 from mmformat.model import Limits, MultimodalDataItem, MultimodalInputs
 from mmformat.testing import Vector, assert_inputs_equal, golden_vectors
@@ -56,7 +56,7 @@ def _ours(data: bytes) -> Rows:
     """Read by our own reader: a row an item, the chunks as the columns have them."""
     from mmformat.codec.stream import read_batches
 
-    rows = [row for batch in read_batches(open_spans(data), Limits()) for row in batch]
+    rows = [row for batch in read_batches(open_chained(data), Limits()) for row in batch]
     return [
         (
             row.item,
@@ -214,7 +214,7 @@ def test_a_large_and_a_small_tensor_make_a_compressed_and_a_plain_batch(
 def _compressed_places(data: bytes) -> list[tuple[int, int]]:
     """Offset in the message and stored length of every buffer of the compressed batches."""
     places = []
-    for batch in find_batches(open_spans(data), Limits()):
+    for batch in find_batches(open_chained(data), Limits()):
         flat = batch.metadata.buffers
         if batch.metadata.compressed:
             pairs = zip(flat[::2], flat[1::2], strict=True)

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pytest
 
 from mmformat import errors
-from mmformat.codec import attributes, columns, encodings, layout, schema
-from mmformat.codec.clauses import CALLER_CODES, CLAUSES, VERIFY_CODES
+from mmformat.codec import attributes, columns, schema, tensors
 from mmformat.codec.decode import _FIELDS
+from mmformat.codec.verify import CALLER_CODES, CLAUSES, VERIFY_CODES
 from mmformat.model import InputFormat, Limits, Modality
-from mmformat.model.dtypes import ITEMSIZE
+from mmformat.model.tensors import ITEMSIZE
 from mmformat.testing import golden_vectors
 
 ROOT = Path(__file__).parents[2]
@@ -133,12 +133,12 @@ def test_the_sets_of_values_are_those_of_the_code() -> None:
     assert NORM["modalities"] == [member.value for member in Modality]
     assert NORM["formats"] == [member.value for member in InputFormat]
     assert NORM["request_modality"] == schema.REQUEST
-    assert sorted(NORM["dictionary_parameters"]) == sorted(encodings._PARAMETERS)
+    assert sorted(NORM["dictionary_parameters"]) == sorted(tensors._PARAMETERS)
     assert sorted(NORM["item_fields"]) == sorted(_FIELDS)
     assert NORM["inline_nbytes"] == columns.INLINE_NBYTES
     assert NORM["chunk_nbytes"] == columns.CHUNK_NBYTES
-    assert NORM["arrays"] == layout.NODES
-    assert NORM["column_buffers"] == layout.BUFFERS
+    assert NORM["arrays"] == len(schema.ARRAYS)
+    assert NORM["column_buffers"] == schema.BUFFERS
     assert NORM["alignment_nbytes"]["data_buffer"] == schema.ALIGNMENT
     source = Path(attributes.__file__).read_text("utf-8")
     assert sorted(NORM["tags"]) == sorted(set(re.findall(r'"(\$[a-z]+)"', source)))

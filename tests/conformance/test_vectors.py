@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmformat.codec import decode
-from mmformat.codec.clauses import CLAUSES, VERIFY_CODES
-from mmformat.codec.verify import verify
+from mmformat.codec.verify import CLAUSES, VERIFY_CODES, verify
 from mmformat.errors import MMFormatError, ModelError, VersionError
 from mmformat.model import Limits
 from mmformat.testing import Vector, golden_vectors

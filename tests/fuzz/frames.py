@@ -10,8 +10,8 @@ from typing import Final
 import lz4.frame
 import zstandard
 
-from mmformat.codec.batch import write_compressed_batch
-from mmformat.codec.spans import open_spans
+from mmformat.codec.chained_buffer import open_chained
+from mmformat.codec.compression import write_compressed_batch
 from mmformat.codec.stream import find_batches
 from tests.fuzz.messages import CODEC, check_message, edge, outcome
 from tests.fuzz.target import Mutate, Target, expect
@@ -30,7 +30,7 @@ def _good(codec: str, nbytes: int) -> tuple[bytes, int, tuple[int, ...]]:
     """Return a batch with one compressed tensor, where its body begins, and its buffers."""
     row = item(0, tensor(dtype="uint8", shape=(nbytes,), data=[bytes(nbytes)]))
     good = b"".join(write_compressed_batch([row], codec, worth_ratio=math.inf))
-    found = next(iter(find_batches(open_spans(message(good)), LIMITS)))
+    found = next(iter(find_batches(open_chained(message(good)), LIMITS)))
     return good, found.body_at - found.start, found.metadata.buffers
 
 

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mmformat.codec import decode, encode
-from mmformat.codec.clauses import CLAUSES
+from mmformat.codec.chained_buffer import open_chained
+from mmformat.codec.columns import Row
 from mmformat.codec.describe import describe
-from mmformat.codec.flatbuffer import BatchMetadata
-from mmformat.codec.rows import Row
+from mmformat.codec.record_batch import BatchMetadata
 from mmformat.codec.schema import END_OF_STREAM, SCHEMA_MESSAGE
-from mmformat.codec.spans import open_spans
 from mmformat.codec.stream import find_batches, read_batches
-from mmformat.codec.verify import verify
+from mmformat.codec.verify import CLAUSES, verify
 from mmformat.errors import MMFormatError
 from mmformat.model import Compression, MultimodalInputs
 from mmformat.testing import golden_vectors
@@ -103,7 +102,7 @@ def _change_any(data: bytes, chance: random.Random, mutate: Mutate) -> bytes:
 
 def _parts(data: bytes) -> list[bytes]:
     """Cut a stream into its Arrow messages; raises where there is none."""
-    found = list(find_batches(open_spans(data), LIMITS))
+    found = list(find_batches(open_chained(data), LIMITS))
     cuts = [batch.start for batch in found] or [len(data) - len(END_OF_STREAM)]
     ends = [*cuts[1:], len(data) - len(END_OF_STREAM)]
     return [data[: cuts[0]], *(data[a:b] for a, b in zip(cuts, ends, strict=True) if a < b)]
@@ -127,7 +126,7 @@ _METADATA = ("length", "body_nbytes", "nodes", "buffers", "variadic", "compresse
 def _change_metadata(data: bytes, chance: random.Random, mutate: Mutate) -> bytes:
     schema, *batches = _parts(data)
     which = chance.randrange(len(batches))
-    found = next(iter(find_batches(open_spans(schema + batches[which] + END_OF_STREAM), LIMITS)))
+    found = next(iter(find_batches(open_chained(schema + batches[which] + END_OF_STREAM), LIMITS)))
     changes: dict[str, Any] = {}
     for _ in range(chance.choice((1, 1, 2))):
         name = chance.choice(
@@ -155,7 +154,7 @@ def _change_metadata(data: bytes, chance: random.Random, mutate: Mutate) -> byte
 
 
 def _change_columns(data: bytes, chance: random.Random, mutate: Mutate) -> bytes:
-    found = chance.choice(list(find_batches(open_spans(data), LIMITS)))
+    found = chance.choice(list(find_batches(open_chained(data), LIMITS)))
     metadata: BatchMetadata = found.metadata
     pairs = [
         (metadata.buffers[i], metadata.buffers[i + 1])
@@ -175,7 +174,7 @@ def _change_columns(data: bytes, chance: random.Random, mutate: Mutate) -> bytes
 
 
 def _change_rows(data: bytes, chance: random.Random, mutate: Mutate) -> bytes:
-    batches = [*read_batches(open_spans(data), LIMITS)]
+    batches = [*read_batches(open_chained(data), LIMITS)]
     rows = chance.choice([rows for rows in batches if rows])
     for _ in range(chance.choice((1, 1, 2, 4))):
         _change_row(rows, chance, mutate)

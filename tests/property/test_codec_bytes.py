@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmformat.codec import decode
-from mmformat.codec.clauses import CLAUSES
 from mmformat.codec.describe import describe
 from mmformat.codec.schema import SCHEMA_MESSAGE
-from mmformat.codec.verify import verify
+from mmformat.codec.verify import CLAUSES, verify
 from mmformat.testing import Vector, golden_vectors
 from mmformat.testing.equality import twin_of
 from tests.support.sweep import LIMITS, cuts, flips, outcome, sweep

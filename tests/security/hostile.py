@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from mmformat.codec.rows import Row, TensorEntry
+from mmformat.codec.columns import Row, TensorEntry
 from mmformat.model import Limits
 from tests.support.forgery import batch, item, message, tensor
 

@@ -16,8 +16,8 @@ import pytest
 
 import mmformat as mm
 from mmformat.codec import decode, encode
-from mmformat.codec.clauses import CLAUSES
 from mmformat.codec.schema import END_OF_STREAM, SCHEMA_MESSAGE
+from mmformat.codec.verify import CLAUSES
 from mmformat.errors import LimitError, MMFormatError, SchemaError
 from mmformat.model import Limits, MultimodalDataItem, MultimodalInputs
 from tests.support.attacks import Attack, future

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmformat._arrow import Schema
-from mmformat.codec.clauses import CLAUSES
 from mmformat.codec.schema import END_OF_STREAM, SCHEMA, SCHEMA_MESSAGE, VERSION_KEY
+from mmformat.codec.verify import CLAUSES
 from tests.support.forged_samples import older_schema
 from tests.support.forgery import (
     batch,

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mmformat.codec.batch import write_compressed_batch
-from mmformat.codec.compression import Choice, explained
+from mmformat.codec.compression import Choice, explained, write_compressed_batch
 from mmformat.codec.schema import COMPRESSION_KEY, SCHEMA, SCHEMA_MESSAGE
 from tests.support.forgery import (
     batch,

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mmformat._arrow import Schema, serialize_schema
-from mmformat.codec.batch import write_batch, write_compressed_batch
-from mmformat.codec.flatbuffer import BatchMetadata, read_batch_metadata, write_batch_metadata
-from mmformat.codec.rows import PLAIN, Bytes, Row, TensorEntry
+from mmformat.codec.columns import PLAIN, Bytes, Row, TensorEntry
+from mmformat.codec.compression import write_batch, write_compressed_batch
+from mmformat.codec.record_batch import BatchMetadata, read_batch_metadata, write_batch_metadata
 from mmformat.codec.schema import ALIGNMENT, CONTINUATION, END_OF_STREAM, SCHEMA_MESSAGE
-from mmformat.model.dtypes import ITEMSIZE
+from mmformat.model.tensors import ITEMSIZE
 
 __all__ = [
     "batch",

@@ -20,7 +20,7 @@ from mmformat.model import (
     MultimodalDataItem,
     MultimodalInputs,
 )
-from mmformat.model.dtypes import ITEMSIZE, numpy_dtype, torch_dtype
+from mmformat.model.tensors import ITEMSIZE, numpy_dtype, torch_dtype
 from tests.support.forged_samples import (
     batches,
     chunks,

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from mmformat.codec.rows import Row
+from mmformat.codec.columns import Row
 from tests.support.attacks import Attack
 from tests.support.forgery import batch, item, message, tensor
 

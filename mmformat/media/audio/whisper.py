@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mmformat.errors import MaterializeError
 from mmformat.media.audio.samples import Audio
 from mmformat.media.outcome import Outcome
-from mmformat.model.dtypes import numpy_dtype
+from mmformat.model.tensors import numpy_dtype
 
 __all__ = ["WhisperProcessor", "log_mel", "mel_filters"]
 

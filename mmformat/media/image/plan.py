@@ -11,8 +11,7 @@ import numpy.typing as npt
 from mmformat.errors import MaterializeError
 from mmformat.model import DictionaryTensor, TensorValue
 from mmformat.model.dictionary import expanded_shape
-from mmformat.model.dtypes import numpy_dtype, torch_dtype
-from mmformat.model.tensors import TensorSpec, is_torch, tensor_spec
+from mmformat.model.tensors import TensorSpec, is_torch, numpy_dtype, tensor_spec, torch_dtype
 
 if TYPE_CHECKING:
     import torch

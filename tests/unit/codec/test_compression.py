@@ -13,11 +13,11 @@ import torch
 import mmformat as mm
 from mmformat._arrow import core_count
 from mmformat.codec import decode, encode
+from mmformat.codec.chained_buffer import open_chained
 from mmformat.codec.compression import PACKED_NBYTES, Choice, choices_of, explained
-from mmformat.codec.cores import on_all_cores
 from mmformat.codec.describe import describe
+from mmformat.codec.parallel import on_all_cores
 from mmformat.codec.schema import COMPRESSION_KEY, SCHEMA
-from mmformat.codec.spans import open_spans
 from mmformat.codec.stream import read_batches
 from mmformat.codec.verify import verify
 from mmformat.errors import MMFormatError, ModelError
@@ -127,7 +127,7 @@ def test_no_memory_is_taken_for_a_tensor_of_another_shape() -> None:
         raise AssertionError(f"{nbytes} bytes were asked for")
 
     with pytest.raises(MMFormatError) as caught:
-        list(read_batches(open_spans(data), Limits(), allocate=allocate))
+        list(read_batches(open_chained(data), Limits(), allocate=allocate))
     assert caught.value.code == "shape-bytes"
 
 
@@ -285,7 +285,7 @@ def test_where_no_thread_can_start_the_caller_does_all(
         left[0] -= 1
         start(thread)
 
-    monkeypatch.setattr("mmformat.codec.cores.core_count", lambda: 4)
+    monkeypatch.setattr("mmformat.codec.parallel.core_count", lambda: 4)
     monkeypatch.setattr(threading.Thread, "start", few)
     assert on_all_cores(lambda part: part * part, range(100)) == [part**2 for part in range(100)]
 

@@ -13,9 +13,8 @@ import pytest
 
 from mmformat._arrow import codec_of
 from mmformat.codec import decode
-from mmformat.codec.batch import write_compressed_batch
-from mmformat.codec.frame import check_frame
-from mmformat.codec.lz4 import _library, has_library, unpack_frame
+from mmformat.codec.compression import write_compressed_batch
+from mmformat.codec.decompression import _library, check_frame, has_library, unpack_frame
 from mmformat.errors import MMFormatError
 from tests.support.attacks import _with_buffer
 from tests.support.forgery import batch, item, message, tensor

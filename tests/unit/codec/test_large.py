@@ -12,7 +12,7 @@ import pytest
 from mmformat.codec import decode, encode
 from mmformat.codec.columns import CHUNK_NBYTES
 from mmformat.codec.describe import describe
-from mmformat.codec.encodings import entry_of
+from mmformat.codec.tensors import entry_of
 from mmformat.model import MultimodalDataItem, MultimodalInputs
 
 NBYTES = 5 * 2**30 // 2 + 12  # over 2**31, and a rest that would be an inline view
@@ -83,7 +83,7 @@ def test_a_saved_message_over_2_gib_is_one_view_of_its_file(
 
 def test_the_last_chunk_takes_a_rest_that_would_be_inline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Clauses: V-4. At every length about a multiple of the chunk, here of 64 bytes."""
-    monkeypatch.setattr("mmformat.codec.encodings.CHUNK_NBYTES", 64)
+    monkeypatch.setattr("mmformat.codec.tensors.CHUNK_NBYTES", 64)
     for nbytes in range(1, 300):
         value = np.arange(nbytes, dtype=np.uint16).astype(np.uint8)
         entry = entry_of("x", value, path="$")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mmformat.errors import ModelError
 from mmformat.model import DictionaryTensor
-from mmformat.model.expansion import PAIRS_FROM
+from mmformat.model.dictionary import PAIRS_FROM
 
 DTYPES = {
     "float32": torch.float32,

@@ -18,7 +18,7 @@ from PIL import Image
 import mmformat as mm
 from mmformat.cli.front import main
 from mmformat.media.image import FixedSizeImageProcessor, QwenVLImageProcessor
-from mmformat.model.dtypes import ITEMSIZE
+from mmformat.model.tensors import ITEMSIZE
 from mmformat.page import PageBounds, draw
 from mmformat.page.html import join, tag
 from mmformat.page.pictures import Series, find_scaling, series_of, write_png

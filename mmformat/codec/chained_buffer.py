@@ -13,13 +13,15 @@ from typing import Any
 from mmformat.errors import DecodeError, TruncatedError
 from mmformat.model.message import EncodedMessage
 
-__all__ = ["Spans", "open_spans"]
-
+__all__ = [
+    "ChainedBuffer",
+    "open_chained",
+]
 
 _OPTIONS = os.O_NONBLOCK | os.O_CLOEXEC
 
 
-class Spans:
+class ChainedBuffer:
     """Read ranges of a message that lies in one or more buffers.
 
     Parameters
@@ -76,7 +78,7 @@ class Spans:
         return memoryview(b"".join(pieces))
 
 
-def open_spans(source: Any) -> Spans:
+def open_chained(source: Any) -> ChainedBuffer:
     """Return the bytes of a message, of a buffer, of a list of frames, or of a file (mapped).
 
     Raises
@@ -85,11 +87,11 @@ def open_spans(source: Any) -> Spans:
         When the source is none of these, or the file cannot be mapped.
     """
     if isinstance(source, EncodedMessage):
-        return Spans(source.frames)
+        return ChainedBuffer(source.frames)
     if isinstance(source, (str, os.PathLike)):
-        return Spans([_map_file(Path(source))])
+        return ChainedBuffer([_map_file(Path(source))])
     try:
-        return Spans(source if isinstance(source, (list, tuple)) else [source])
+        return ChainedBuffer(source if isinstance(source, (list, tuple)) else [source])
     except (TypeError, ValueError) as error:
         raise DecodeError(
             "expected a message, bytes, a contiguous buffer, frames or a path, "

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import mmformat as mm
-from mmformat.codec.peek import is_compressed
+from mmformat.codec.record_batch import is_compressed
 
 
 def inputs(rows: int) -> mm.MultimodalInputs:

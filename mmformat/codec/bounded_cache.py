@@ -1,4 +1,4 @@
-"""Remember what follows from small structures alone, and never let large ones fill the memory."""
+"""Caches bounded in entries and bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Callable, Hashable
 from functools import lru_cache, wraps
 from typing import TypeVar
 
-__all__ = ["cached_when_small"]
+__all__ = [
+    "bounded_cache",
+]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -14,7 +16,7 @@ V = TypeVar("V")
 ENTRIES = 512
 
 
-def cached_when_small(
+def bounded_cache(
     size: Callable[[K], int], *, limit: int
 ) -> Callable[[Callable[[K], V]], Callable[[K], V]]:
     """Cache a function of one hashable argument whose ``size`` is at most ``limit``.

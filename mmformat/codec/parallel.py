@@ -1,4 +1,4 @@
-"""Work shared out among all cores, the calling thread's among them."""
+"""Work shared among all cores, the calling thread's included."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Final, TypeVar
 
 from mmformat._arrow import core_count
 
-__all__ = ["on_all_cores"]
+__all__ = [
+    "on_all_cores",
+]
 
 MOST_THREADS: Final = 32
 """More than memory keeps busy; on a host of 200 cores they would only take time to start."""

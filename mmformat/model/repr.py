@@ -1,4 +1,4 @@
-"""Values as text for a person: shapes and dtypes, never pixels."""
+"""Short texts of values: shapes and dtypes, never pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from typing import Any
 
 from mmformat.model.tensors import is_tensor
 
-__all__ = ["megabytes", "printable", "shown", "shown_fields"]
+__all__ = [
+    "megabytes",
+    "printable",
+    "repr_of_fields",
+    "shown",
+]
 
 PARTS = 4
 CHARACTERS = 60
@@ -39,7 +44,7 @@ def shown(value: Any) -> str:
     return f"{text[:CHARACTERS]}..." if long else text
 
 
-def shown_fields(value: object, names: Iterable[str]) -> str:
+def repr_of_fields(value: object, names: Iterable[str]) -> str:
     """Return ``Class(name=value, ...)`` with the fields that are not None or empty."""
     parts = [(name, getattr(value, name)) for name in names]
     texts = [f"{name}={shown(part)}" for name, part in parts if not _nothing(part)]
