@@ -18,7 +18,7 @@ ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types floors rooms soak chaos sweep engines fuzz js browser lock audit ci bench counts constraints clean
+.PHONY: help demo test lint types floors rooms soak chaos sweep engines fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -80,6 +80,22 @@ browser:  ## what the tests of the inspect page need: Debian's chromium (as root
 	@if command -v npm >/dev/null; then \
 	  npm --prefix tests/integration/axe ci --ignore-scripts --no-audit --no-fund; \
 	fi
+
+docs: $(VENV)/.stamp-dev  ## the documentation site, strictly (ARGS=serve to look at it while writing)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs $(or $(ARGS),build --quiet)
+
+notebook: $(VENV)/.stamp-dev  ## write examples/tutorial.ipynb from docs/tutorial.md
+	@$(BIN)/python docs/site/notebook.py
+
+newcomer: $(VENV)/.stamp-dev  ## README's commands in a fresh environment, from the wheel, outside the checkout
+	@$(BIN)/python tests/newcomer/run.py $(ARGS)
+
+release: $(VENV)/.stamp-dev  ## build and check the distributions; uploads nothing
+	@rm -rf dist
+	@$(BIN)/python -m build --outdir dist .
+	@$(BIN)/python -m twine check --strict dist/*
+	@$(BIN)/python tests/newcomer/run.py --wheel dist/*.whl
+	@echo "Checked, not uploaded. To publish: $(BIN)/python -m twine upload dist/*"
 
 ci: test lint types floors  ## what every change must pass; .ci/run adds counts, demo, fuzz, js and audit
 

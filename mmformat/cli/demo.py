@@ -88,8 +88,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Run the demo: 0 when all is as promised, else 1."""
     from mmformat._extras import require
 
-    for module, extra in (("torch", "torch"), ("zmq", "zmq"), ("PIL.Image", "media")):
-        require(module, extra=extra)
+    for module in ("torch", "zmq", "PIL.Image"):
+        require(module, extra="demo")
     from mmformat.bench.demo import DemoOptions, run_demo
 
     options = DemoOptions(

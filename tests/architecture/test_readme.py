@@ -122,4 +122,16 @@ def test_the_links_lead_somewhere(document: Path) -> None:
     text = document.read_text("utf-8")
     targets = re.findall(r"\]\((?!https?:|#)([^)#]+)", text)
     missing = [target for target in targets if not (document.parent / target).exists()]
+    # PyPI and the site show README elsewhere, so its links to the repository are absolute.
+    ours = re.findall(r"https://github\.com/mmformat/mmformat/(?:blob|tree)/main/([^)#\s]+)", text)
+    missing += [target for target in ours if not (ROOT / target).exists()]
+    pages = re.findall(r"https://mmformat\.github\.io/mmformat/([\w-]+)/", text)
+    missing += [page for page in pages if not (ROOT / "docs" / f"{page}.md").exists()]
     assert not missing, f"no such file: {missing}"
+
+
+def test_readme_renders_elsewhere_and_is_short() -> None:
+    """PyPI resolves no relative link, and a first page has at most 700 words."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert not re.findall(r"\]\((?!https?:|#)([^)]+)\)", text)
+    assert len(text.split()) <= 700

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,9 @@ END: Final = "<!-- end of numbers -->"
 
 _WIDTH: Final = 112
 _PICTURE: Final = "first-screen.png"
+_SHOWN: Final = (
+    f"https://raw.githubusercontent.com/mmformat/mmformat/main/docs/benchmarks/{_PICTURE}"
+)
 _BARS: Final = (
     ("memcpy", "one memcpy, the floor", CONTROLS),
     ("mmformat-arena", "mmformat", OURS),
@@ -44,17 +46,12 @@ def write_readme(path: Path, results: Sequence[Path], *, plots: Path | None = No
     if not begin or not end:
         raise MMFormatError(f"expected {BEGIN!r} and {END!r} in {path}, got none")
     read = [read_result(each) for each in results]
-    picture = None
     if plots is not None:
-        picture = plots / _PICTURE
-        _draw(_fanout(read), picture)
-        name = os.path.relpath(picture, path.parent)
-    else:
-        name = f"docs/benchmarks/{_PICTURE}"
-    path.write_text(f"{before}{BEGIN}\n{first_screen(read, picture=name)}{END}{after}", "utf-8")
+        _draw(_fanout(read), plots / _PICTURE)
+    path.write_text(f"{before}{BEGIN}\n{first_screen(read)}{END}{after}", "utf-8")
 
 
-def first_screen(results: Sequence[dict[str, Any]], *, picture: str) -> str:
+def first_screen(results: Sequence[dict[str, Any]]) -> str:
     """Return the Markdown: a picture, four numbers, and what makes them.
 
     Raises
@@ -78,9 +75,11 @@ def first_screen(results: Sequence[dict[str, Any]], *, picture: str) -> str:
     how = (
         f"{_machine(fanout)}, {fanout['environment']['time_utc'][:10]}. Medians of committed raw "
         "samples, made by `benchmarks/run.sh`; on your machine: `mmformat bench --quick`. Every "
-        "table, with the cells that we lose first, is in [docs/benchmarks.md](docs/benchmarks.md)."
+        "table, with the cells that we lose first, is in "
+        "[Benchmarks](https://mmformat.github.io/mmformat/benchmarks/)."
     )
-    lines = [f"![Milliseconds until the last of four ranks has read every page]({picture})", ""]
+    # Absolute, because PyPI shows README without the repository.
+    lines = [f"![Milliseconds until the last of four ranks has read every page]({_SHOWN})", ""]
     for number in numbers:
         lines += textwrap.wrap(
             f"* {number}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False

@@ -22,9 +22,7 @@ def _shown(path: Path) -> str:
 
 
 def test_readme_is_what_the_results_say() -> None:
-    told = first_screen(
-        [read_result(path) for path in PATHS], picture="docs/benchmarks/first-screen.png"
-    )
+    told = first_screen([read_result(path) for path in PATHS])
     assert _shown(ROOT / "README.md") == f"\n{told}", HOW
 
 
