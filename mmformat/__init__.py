@@ -49,8 +49,8 @@ from mmformat.model import (
 if TYPE_CHECKING:
     from mmformat.dataset import Dataset, open_dataset
     from mmformat.legacy.convert import convert
-    from mmformat.media import materialize, materialize_async, register_lazy
-    from mmformat.share.pool import MaterializePool
+    from mmformat.media import materialize, materialize_async
+    from mmformat.media.pool import MaterializePool
 
 __version__ = "0.1.0"
 
@@ -95,17 +95,15 @@ __all__ = [
     "materialize",
     "materialize_async",
     "open_dataset",
-    "register_lazy",
 ]
 
 _ROOMS: Final = {
     "Dataset": "mmformat.dataset",
-    "MaterializePool": "mmformat.share.pool",
+    "MaterializePool": "mmformat.media.pool",
     "convert": "mmformat.legacy",
     "materialize": "mmformat.media",
     "materialize_async": "mmformat.media",
     "open_dataset": "mmformat.dataset",
-    "register_lazy": "mmformat.media",
 }
 """Rooms that a rank never enters: they are imported when a name of theirs is first used."""
 

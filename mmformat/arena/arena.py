@@ -24,7 +24,7 @@ from mmformat.shm.segment import SHM_DIRECTORY
 if TYPE_CHECKING:
     import torch
 
-    from mmformat.media.fetch import Fetcher
+    from mmformat.media.sources import Fetcher
 
 __all__ = ["Arena"]
 

@@ -13,8 +13,8 @@ from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.shm import Handle, ShmArena
 
 if TYPE_CHECKING:
-    from mmformat.media.fetch import Fetcher
     from mmformat.media.planning import PlannedInputs
+    from mmformat.media.sources import Fetcher
 
 __all__ = ["materialize_items", "seal_in_place"]
 

@@ -19,9 +19,9 @@ from mmformat.bench.results import Cell, Result, Subject
 from mmformat.bench.scenarios import SCENARIOS, Follow
 from mmformat.measure import clock_ns, turns, without_collection
 from mmformat.media import materialize
+from mmformat.media.pool import MaterializePool
 from mmformat.media.processors import processor_from_config
 from mmformat.model import DictionaryTensor, Modality, MultimodalDataItem, MultimodalInputs, Source
-from mmformat.share.pool import MaterializePool
 
 __all__ = ["jpeg", "run_materialize"]
 

@@ -1,10 +1,10 @@
 """Materialize: turn undecoded media into the tensors that a model's encoder reads."""
 
-from mmformat.media.audio.samples import Audio, load_audio
+from mmformat.media.audio import Audio, load_audio
 from mmformat.media.lazy import register_lazy
-from mmformat.media.load import load_image
 from mmformat.media.materialize import materialize, materialize_async
-from mmformat.media.video.clip import Video, open_video
+from mmformat.media.sources import load_image
+from mmformat.media.video import Video, open_video
 
 __all__ = [
     "Audio",

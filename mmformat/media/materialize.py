@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import Any, NoReturn
 
 from mmformat.errors import MaterializeError, MissingExtraError, MMFormatError
-from mmformat.media.fetch import Fetcher
 from mmformat.media.lazy import is_lazy, load_lazy
-from mmformat.media.outcome import Draft, Outcome, outcome_of
+from mmformat.media.processor_output import Draft, ProcessorOutput, processor_output
+from mmformat.media.sources import Fetcher
 from mmformat.model.arguments import check_callable, check_type
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.identity import hash_of, identity_of, pad_value_of_hash
@@ -20,6 +20,7 @@ from mmformat.model.source import Source
 from mmformat.model.tensors import is_tensor
 
 __all__ = ["materialize", "materialize_async"]
+
 
 MAX_LAZY_STEPS = 8
 """A lazy object may load another one; more than this is a circle."""
@@ -131,7 +132,9 @@ def materialize_item(
     """Materialize one item; errors name it by ``path``. The rest is as for :func:`materialize`."""
     if is_done(item):
         return item
-    return named(draft_of(item, processor, fetcher=fetcher, path=path).made(), path=path)
+    return assign_identity(
+        draft_item(item, processor, fetcher=fetcher, path=path).build(), path=path
+    )
 
 
 def is_done(item: MultimodalDataItem) -> bool:
@@ -139,13 +142,13 @@ def is_done(item: MultimodalDataItem) -> bool:
     return item.frozen and item.hash is not None and not has_pending(item.feature)
 
 
-def draft_of(
+def draft_item(
     item: MultimodalDataItem,
     processor: Any,
     *,
     fetcher: Fetcher | None,
     path: str,
-    process: Callable[[Source, MultimodalDataItem, Any, str], Outcome | None] | None = None,
+    process: Callable[[Source, MultimodalDataItem, Any, str], ProcessorOutput | None] | None = None,
 ) -> Draft:
     """Return an item with every source processed and every lazy object loaded.
 
@@ -153,17 +156,17 @@ def draft_of(
     ----------
     process : callable, optional
         ``process(source, item, processor, path)`` is asked first; what it gives is the source's
-        outcome, and None leaves the source to the processor.
+        output, and None leaves the source to the processor.
     """
     chosen = _chosen(processor, item.modality)
-    outcomes: list[Outcome] = []
+    outputs: list[ProcessorOutput] = []
 
-    def take(source: Source, where: str) -> Outcome:
-        outcome = None if process is None else process(source, item, chosen, where)
-        if outcome is None:
-            outcome = _processed(source, item, chosen, fetcher=fetcher, path=where)
-        outcomes.append(outcome)
-        return outcome
+    def take(source: Source, where: str) -> ProcessorOutput:
+        output = None if process is None else process(source, item, chosen, where)
+        if output is None:
+            output = _processed(source, item, chosen, fetcher=fetcher, path=where)
+        outputs.append(output)
+        return output
 
     return Draft(
         item=item,
@@ -172,11 +175,11 @@ def draft_of(
             item.precomputed_embeddings, f"{path}.precomputed_embeddings"
         ),
         data=load_values(item.model_specific_data, f"{path}.model_specific_data"),
-        outcomes=outcomes,
+        outputs=outputs,
     )
 
 
-def _resolved(value: Any, take: Callable[[Source, str], Outcome], path: str) -> Any:
+def _resolved(value: Any, take: Callable[[Source, str], ProcessorOutput], path: str) -> Any:
     # Not a function inside the other: one that calls itself is a reference cycle, which would
     # keep the tensors until the cyclic collector runs.
     for _ in range(MAX_LAZY_STEPS):
@@ -192,9 +195,9 @@ def _resolved(value: Any, take: Callable[[Source, str], Outcome], path: str) -> 
     )
 
 
-def named(made: MultimodalDataItem, *, path: str) -> MultimodalDataItem:
+def assign_identity(made: MultimodalDataItem, *, path: str) -> MultimodalDataItem:
     """Set what is missing of an item's identity, hash and pad value, and freeze it."""
-    with Wrapped(path):
+    with ErrorPath(path):
         if made.identity is None:
             made.identity = identity_of(made)
         if made.hash is None:
@@ -211,7 +214,7 @@ def named(made: MultimodalDataItem, *, path: str) -> MultimodalDataItem:
 
 def _processed(
     source: Source, item: MultimodalDataItem, processor: Any, *, fetcher: Fetcher | None, path: str
-) -> Outcome:
+) -> ProcessorOutput:
     if processor is None:
         raise MaterializeError(
             f"expected a processor for {item.modality.value}, got none",
@@ -219,7 +222,7 @@ def _processed(
             hint="mmformat.materialize(inputs, processor=...)",
             code="no-processor",
         )
-    with Wrapped(path):
+    with ErrorPath(path):
         medium = _medium_of(source, item.modality, fetcher=fetcher, path=path)
         try:
             made = processor(medium, item) if _takes_item(processor) else processor(medium)
@@ -227,7 +230,7 @@ def _processed(
             close = getattr(medium, "close", None)
             if item.modality is Modality.VIDEO and source.kind != "medium" and close is not None:
                 close()
-        return outcome_of(made)
+        return processor_output(made)
 
 
 def _medium_of(source: Source, modality: Modality, *, fetcher: Fetcher | None, path: str) -> Any:
@@ -241,7 +244,7 @@ def _medium_of(source: Source, modality: Modality, *, fetcher: Fetcher | None, p
         from mmformat.media.audio import load_audio
 
         return load_audio(source, fetcher=fetcher, path=path)
-    from mmformat.media.load import load_image
+    from mmformat.media.sources import load_image
 
     return load_image(source, fetcher=fetcher, path=path)
 
@@ -286,7 +289,7 @@ def has_pending(value: Any) -> bool:
     return not (value is None or is_tensor(value) or isinstance(value, DictionaryTensor))
 
 
-class Wrapped:
+class ErrorPath:
     """Let only our own errors out, each with the path of the medium."""
 
     def __init__(self, path: str) -> None:
@@ -349,7 +352,7 @@ def _collect_urls(
 
 
 async def _fetch(source: Source, fetcher: Fetcher | None, path: str) -> Source:
-    with Wrapped(path):
+    with ErrorPath(path):
         chosen: Any = source.fetcher or fetcher
         data = await chosen(source.data)
         return Source(

@@ -10,17 +10,17 @@ from typing import Any, Final, Self
 import numpy as np
 
 from mmformat.errors import MaterializeError
-from mmformat.media.fetch import Fetcher
-from mmformat.media.load import OpenedImage, open_image
 from mmformat.media.materialize import (
-    Wrapped,
+    Draft,
+    ErrorPath,
+    ProcessorOutput,
+    assign_identity,
     check_arguments,
-    draft_of,
+    draft_item,
     is_done,
     load_values,
-    named,
 )
-from mmformat.media.outcome import Draft, Outcome
+from mmformat.media.sources import Fetcher, OpenedImage, open_image
 from mmformat.model.item import Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.source import Source
 from mmformat.model.tensors import TensorSpec
@@ -34,7 +34,7 @@ _NAMES: Final[dict[str, Any]] = {"identity": "0" * 64, "hash": 2**64 - 1, "pad_v
 
 
 @dataclass(slots=True, kw_only=True)
-class PlannedImage(Outcome):
+class PlannedImage(ProcessorOutput):
     """An image whose header was read; its feature looks at memory that is still to be written."""
 
     opened: OpenedImage
@@ -51,7 +51,7 @@ class PlannedImage(Outcome):
 
     def write(self) -> None:
         """Decode the image, process it into its place, and let the pixels go."""
-        with Wrapped(self.path):
+        with ErrorPath(self.path):
             image = self.opened.load()
             if (image.height, image.width) != self.size:
                 # Of as many bytes in another arrangement nothing else would tell.
@@ -95,7 +95,7 @@ class PlannedInputs:
             image.place(make(image.plan.spec, image.plan.library))
         items = []
         for each in self._items:
-            made = each.made() if isinstance(each, Draft) else each
+            made = each.build() if isinstance(each, Draft) else each
             missing = {name: value for name, value in _NAMES.items() if getattr(made, name) is None}
             items.append(replace(made, **missing) if missing else made)
         return MultimodalInputs(items=items, request_data=self._request_data)
@@ -111,7 +111,9 @@ class PlannedInputs:
         for image in self.images:
             image.write()
         items = [
-            named(each.made(), path=f"$.items[{index}]") if isinstance(each, Draft) else each
+            assign_identity(each.build(), path=f"$.items[{index}]")
+            if isinstance(each, Draft)
+            else each
             for index, each in enumerate(self._items, self._first)
         ]
         return MultimodalInputs(items=items, request_data=self._request_data)
@@ -141,11 +143,11 @@ class PlannedInputs:
 
         def plan(
             source: Source, item: MultimodalDataItem, chosen: Any, where: str
-        ) -> Outcome | None:
+        ) -> ProcessorOutput | None:
             plans = getattr(chosen, "plan", None)
             if plans is None or item.modality not in _IMAGES or source.kind == "medium":
                 return None
-            with Wrapped(where):
+            with ErrorPath(where):
                 opened = open_image(source, fetcher=fetcher, path=where)
                 try:
                     size = opened.size
@@ -165,7 +167,7 @@ class PlannedInputs:
             self.images.append(planned)
             return planned
 
-        self._items.append(draft_of(item, processor, fetcher=fetcher, path=path, process=plan))
+        self._items.append(draft_item(item, processor, fetcher=fetcher, path=path, process=plan))
 
 
 def plan_inputs(

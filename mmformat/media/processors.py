@@ -19,7 +19,7 @@ from mmformat.media.image import (
     QwenVLImageProcessor,
     TilesImageProcessor,
 )
-from mmformat.media.image.settings import DTYPE_KEY, ENCODING_KEY
+from mmformat.media.image.normalization import DTYPE_KEY, ENCODING_KEY
 
 __all__ = ["KNOWN_PROCESSORS", "processor_from_config"]
 

@@ -14,7 +14,7 @@ import mmformat as mm
 from mmformat.cli.front import main
 from mmformat.media.audio import WhisperProcessor
 from mmformat.media.image import QwenVLImageProcessor
-from mmformat.media.video.qwen_vl import QwenVLVideoProcessor
+from mmformat.media.video_processors import QwenVLVideoProcessor
 from tests.integration.browser import Page, browser, find_browser
 
 DATA = Path(__file__).parents[1] / "data"

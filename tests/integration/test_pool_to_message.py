@@ -19,9 +19,9 @@ import mmformat as mm
 from mmformat.codec import decode, encode
 from mmformat.media import load_audio, materialize, open_video
 from mmformat.media.audio import WhisperProcessor
+from mmformat.media.pool import MaterializePool
 from mmformat.media.processors import processor_from_config
-from mmformat.media.video.qwen_vl import QwenVLVideoProcessor
-from mmformat.share.pool import MaterializePool
+from mmformat.media.video_processors import QwenVLVideoProcessor
 
 DATA = Path(__file__).parents[1] / "data"
 VIDEO = DATA / "video" / "coffee-rocket-320x240.mp4"

@@ -260,13 +260,13 @@ def _cases(world: World) -> dict[str, Case]:
             {"processor": None, "fetcher": None, "queue_size": None},
         ),
         "MaterializePool.submit": Case(
-            world.pool.submit, {"inputs": INPUTS}, {"deadline_s": None, "timeout_s": None}
+            world.pool.submit, {"inputs": INPUTS}, {"timeout_s": None, "queue_timeout_s": None}
         ),
         "MaterializePool.map": Case(
-            _listed(world.pool.map), {"requests": []}, {"deadline_s": None, "errors": "raise"}
+            _listed(world.pool.map), {"requests": []}, {"timeout_s": None, "errors": "raise"}
         ),
-        "MaterializePool.materialize": Case(
-            world.pool.materialize, {"inputs": INPUTS}, {"deadline_s": None}
+        "MaterializePool.materialize_async": Case(
+            world.pool.materialize_async, {"inputs": INPUTS}, {"timeout_s": None}
         ),
         "zmq.send": Case(
             channel.send,
@@ -295,7 +295,7 @@ def _listed(call: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _registered(kind: Any, loader: Any) -> Any:
-    return mm.register_lazy(type("Fresh", (), {}) if kind is None else kind, loader)
+    return lazy.register_lazy(type("Fresh", (), {}) if kind is None else kind, loader)
 
 
 NAMES = (
@@ -326,7 +326,7 @@ NAMES = (
     "Limits.check",
     "MaterializePool",
     "MaterializePool.map",
-    "MaterializePool.materialize",
+    "MaterializePool.materialize_async",
     "MaterializePool.submit",
     "MultimodalDataItem",
     "MultimodalInputs",

@@ -2,23 +2,26 @@
 
 from mmformat._extras import require
 
-require("PIL.Image", extra="media")  # an error that names the extra, instead of Pillow's absence
+require("PIL.Image", extra="media")  # the error names the extra when Pillow is missing
 
-from mmformat.media.image.fixed_size import FixedSizeImageProcessor  # noqa: E402
-from mmformat.media.image.llava import LlavaImageProcessor  # noqa: E402
-from mmformat.media.image.llava_next import LlavaNextImageProcessor  # noqa: E402
+from mmformat.media.image.fixed_size import (  # noqa: E402
+    FixedSizeImageProcessor,
+    LlavaImageProcessor,
+)
 from mmformat.media.image.normalization import Normalization  # noqa: E402
-from mmformat.media.image.pixel_processor import PixelProcessor  # noqa: E402
-from mmformat.media.image.plan import CodesLayout, ImagePlan  # noqa: E402
-from mmformat.media.image.processed import (  # noqa: E402
-    Encoding,
-    FloatDtype,
-    ImageLike,
+from mmformat.media.image.pixels import Encoding, FloatDtype, ImageLike  # noqa: E402
+from mmformat.media.image.processor import (  # noqa: E402
+    CodesLayout,
+    ImagePlan,
     ImageProcessor,
+    PixelProcessor,
     ProcessedImage,
 )
 from mmformat.media.image.qwen_vl import QwenVLImageProcessor  # noqa: E402
-from mmformat.media.image.tiles import TilesImageProcessor  # noqa: E402
+from mmformat.media.image.tiles import (  # noqa: E402
+    LlavaNextImageProcessor,
+    TilesImageProcessor,
+)
 
 __all__ = [
     "CodesLayout",

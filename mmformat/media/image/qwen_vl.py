@@ -11,12 +11,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from mmformat.errors import MaterializeError
-from mmformat.media.image.normalization import Normalization
-from mmformat.media.image.pixel_processor import PixelProcessor
-from mmformat.media.image.pixels import planes
-from mmformat.media.image.plan import CodesLayout
-from mmformat.media.image.resizing import check_size, resize, smart_resize
-from mmformat.media.image.settings import CLIP_MEAN, CLIP_STD, Settings
+from mmformat.media.image.normalization import CLIP_MEAN, CLIP_STD, Normalization, Settings
+from mmformat.media.image.pixels import check_size, planes, resize, smart_resize
+from mmformat.media.image.processor import CodesLayout, PixelProcessor
 
 __all__ = ["QwenVLImageProcessor", "write_patches"]
 

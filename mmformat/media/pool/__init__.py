@@ -1,4 +1,4 @@
-"""Materialize many requests at once, in threads or in processes of their own."""
+"""Materialize many requests at once, in threads or in worker processes."""
 
 from mmformat.media.pool.pool import MaterializePool
 

@@ -11,11 +11,10 @@ from concurrent.futures import CancelledError, Future
 from typing import Any, Final, Literal
 
 from mmformat.errors import MaterializeError, MMFormatError, ModelError
-from mmformat.media.fetch import Fetcher
-from mmformat.media.pool.job import Job, Queue
-from mmformat.media.pool.parcel import Decode, Encode
-from mmformat.media.pool.recipe import recipe_of
-from mmformat.media.pool.slots import ProcessSlot, Slot, ThreadSlot
+from mmformat.media.pool.process import ProcessWorker, ThreadWorker, Worker
+from mmformat.media.pool.queue import PoolRequest, RequestQueue
+from mmformat.media.pool.recipe import find, recipe_of
+from mmformat.media.sources import Fetcher
 from mmformat.model.arguments import check_callable, check_text, check_type
 from mmformat.model.item import MultimodalInputs
 
@@ -43,8 +42,6 @@ class MaterializePool:
         Fetches URLs, in the caller's process, in a thread of the pool.
     queue_size : int, optional
         Requests that wait before :meth:`submit` blocks; twice the workers when omitted.
-    encode, decode : callable, optional
-        How inputs travel to a process and back: inputs to a message, and a buffer to inputs.
 
     Raises
     ------
@@ -53,19 +50,22 @@ class MaterializePool:
 
     Notes
     -----
+    A worker process that dies is replaced, and its request is tried once more.
+
     **Copies**: threads: none but those of :func:`mmformat.materialize`. Processes: the encoded
     media on the way there and the message on the way back, once each, through a socket; nothing is
-    pickled. **Lifetime**: close the pool, or use it in a ``with`` statement; a pool that is
-    forgotten ends with the program.
+    pickled. Dictionary tensors come back as they are, not expanded. **Lifetime**: close the pool,
+    or use it in a ``with`` statement; an unused pool is closed when it is collected.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from mmformat.model import MultimodalDataItem, Source
-    >>> item = MultimodalDataItem(modality="IMAGE", feature=Source(np.ones((2, 2), np.uint8)))
-    >>> with MaterializePool(2, processor=np.asarray) as pool:
-    ...     pool.submit(MultimodalInputs(items=[item])).result().items[0].feature.sum()
-    np.uint64(4)
+    >>> import mmformat as mm
+    >>> item = mm.MultimodalDataItem(modality="IMAGE", feature=mm.Source(np.ones((2, 2), np.uint8)))
+    >>> with mm.MaterializePool(2, processor=np.asarray) as pool:
+    ...     future = pool.submit(mm.MultimodalInputs(items=[item]), timeout_s=10.0)
+    ...     future.result().items[0].frozen
+    True
     """
 
     def __init__(
@@ -76,8 +76,6 @@ class MaterializePool:
         processor: Any = None,
         fetcher: Fetcher | None = None,
         queue_size: int | None = None,
-        encode: Encode | None = None,
-        decode: Decode | None = None,
     ) -> None:
         check_text(kind, ("thread", "process"), name="kind")
         check_callable(fetcher, name="fetcher")
@@ -92,36 +90,26 @@ class MaterializePool:
         self.workers = workers
         self.kind = kind
         self.queue_size = size
-        self._queue = Queue(size)
-        self._slots: list[Slot]
+        self._queue = RequestQueue(size)
+        self._workers: list[Worker]
         if kind == "thread":
-            self._slots = [ThreadSlot(processor, fetcher) for _ in range(workers)]
+            self._workers = [ThreadWorker(processor, fetcher) for _ in range(workers)]
         else:
-            if encode is None or decode is None:
-                raise ModelError(
-                    "expected encode and decode for kind='process'", hint="mmformat.MaterializePool"
-                )
-            recipes = {
-                "processor": recipe_of(_found(processor), path="$.processor"),
-                "encode": recipe_of(encode, path="$.encode"),
-                "decode": recipe_of(decode, path="$.decode"),
-            }
-            self._slots = [
-                ProcessSlot(recipes, encode=encode, decode=decode, fetcher=fetcher)
-                for _ in range(workers)
-            ]
+            found = find(processor) if isinstance(processor, str) else processor
+            recipe = recipe_of(found, path="$.processor")
+            self._workers = [ProcessWorker(recipe, fetcher=fetcher) for _ in range(workers)]
         self._threads = [
             threading.Thread(
                 target=_work,
-                args=(self._queue, slot),
+                args=(self._queue, worker),
                 name=f"mmformat-materialize-{number}",
                 daemon=True,
             )
-            for number, slot in enumerate(self._slots)
+            for number, worker in enumerate(self._workers)
         ]
         for thread in self._threads:
             thread.start()
-        self._finalizer = weakref.finalize(self, Queue.close, self._queue, cancel=True)
+        self._finalizer = weakref.finalize(self, RequestQueue.close, self._queue, cancel=True)
 
     def __enter__(self) -> MaterializePool:
         return self
@@ -138,14 +126,14 @@ class MaterializePool:
     @property
     def restarts(self) -> int:
         """How often a worker process had died and was replaced."""
-        return sum(slot.restarts for slot in self._slots)
+        return sum(worker.restarts for worker in self._workers)
 
     def submit(
         self,
         inputs: MultimodalInputs,
         *,
-        deadline_s: float | None = None,
         timeout_s: float | None = None,
+        queue_timeout_s: float | None = None,
     ) -> Future[MultimodalInputs]:
         """Queue a request and return its future.
 
@@ -153,11 +141,12 @@ class MaterializePool:
         ----------
         inputs : MultimodalInputs
             Not changed; leave it alone until the future is done.
-        deadline_s : float, optional
-            Seconds from now until the future fails, waiting or running. A worker process that is at
-            it then is killed and replaced; a thread goes on, and its result is discarded.
         timeout_s : float, optional
-            Seconds to wait for room in the queue; as long as it takes when omitted.
+            Seconds from now until the future fails, whether the request waits or runs; no limit
+            when omitted. A worker process that runs it is killed and replaced; a thread finishes,
+            and its result is discarded.
+        queue_timeout_s : float, optional
+            Seconds to wait for room in the queue: no limit when omitted; 0 does not wait.
 
         Returns
         -------
@@ -172,16 +161,16 @@ class MaterializePool:
             With code ``pool-full`` when there was no room in time, ``pool-closed`` after
             :meth:`close`.
         """
-        job = _job(inputs, deadline_s)
-        _check_seconds(timeout_s, "timeout_s")
-        self._queue.put(job, timeout_s=timeout_s)
-        return job.future
+        request = _request(inputs, timeout_s)
+        _check_seconds(queue_timeout_s, "queue_timeout_s")
+        self._queue.put(request, timeout_s=queue_timeout_s)
+        return request.future
 
     def map(
         self,
         requests: Iterable[MultimodalInputs],
         *,
-        deadline_s: float | None = None,
+        timeout_s: float | None = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[MultimodalInputs | MMFormatError]:
         """Yield the results of many requests in their order, taking no more ahead than fit.
@@ -190,8 +179,8 @@ class MaterializePool:
         ----------
         requests : iterable of MultimodalInputs
             Read as results are taken.
-        deadline_s : float, optional
-            For each request, from when it is queued.
+        timeout_s : float, optional
+            For each request, counted from when it is queued.
         errors : {"raise", "return"}
             What to do with the error of one request; ``"return"`` yields it in its place.
 
@@ -206,7 +195,7 @@ class MaterializePool:
         window: deque[Future[MultimodalInputs]] = deque()
         try:
             for inputs in requests:
-                window.append(self.submit(inputs, deadline_s=deadline_s))
+                window.append(self.submit(inputs, timeout_s=timeout_s))
                 if len(window) >= self.queue_size + self.workers:
                     yield _result_of(window.popleft(), errors)
             while window:
@@ -215,10 +204,15 @@ class MaterializePool:
             for future in window:
                 future.cancel()
 
-    async def materialize(
-        self, inputs: MultimodalInputs, *, deadline_s: float | None = None
+    async def materialize_async(
+        self, inputs: MultimodalInputs, *, timeout_s: float | None = None
     ) -> MultimodalInputs:
-        """Await one request; the event loop runs on, also while the queue is full.
+        """Await one request; the event loop is never blocked, even while the queue is full.
+
+        Parameters
+        ----------
+        inputs, timeout_s
+            As for :meth:`submit`.
 
         Raises
         ------
@@ -229,12 +223,12 @@ class MaterializePool:
         -----
         Cancelling the await cancels the request.
         """
-        job = _job(inputs, deadline_s)
+        request = _request(inputs, timeout_s)
         try:
-            await asyncio.to_thread(self._queue.put, job, timeout_s=None)
-            return await asyncio.wrap_future(job.future)
+            await self._queue.put_async(request)
+            return await asyncio.wrap_future(request.future)
         except (asyncio.CancelledError, CancelledError):
-            job.future.cancel()
+            request.future.cancel()
             raise
 
     def close(self, *, cancel: bool = False) -> None:
@@ -251,10 +245,10 @@ class MaterializePool:
             thread.join()
 
 
-def _job(inputs: MultimodalInputs, deadline_s: float | None) -> Job:
+def _request(inputs: MultimodalInputs, timeout_s: float | None) -> PoolRequest:
     check_type(inputs, MultimodalInputs, "MultimodalInputs", name="inputs", error=MaterializeError)
-    _check_seconds(deadline_s, "deadline_s")
-    return Job(inputs, deadline_s)
+    _check_seconds(timeout_s, "timeout_s")
+    return PoolRequest(inputs, timeout_s)
 
 
 def _check_seconds(value: Any, name: str) -> None:
@@ -263,31 +257,25 @@ def _check_seconds(value: Any, name: str) -> None:
         raise MaterializeError(f"expected seconds of 0 or more, got {value!r}", path=f"$.{name}")
 
 
-def _work(queue: Queue, slot: Slot) -> None:
-    slot.prepare()
+def _work(queue: RequestQueue, worker: Worker) -> None:
+    worker.prepare()
     try:
-        while (job := queue.take()) is not None:
-            if job.is_over:
+        while (request := queue.take()) is not None:
+            if request.is_over:
                 continue
             try:
-                job.finish(slot.run(job))
+                request.finish(worker.run(request))
             except MMFormatError as error:
-                job.fail(error)
+                request.fail(error)
             except BaseException as error:  # a thread outlives its requests
                 wrapped = MaterializeError(
                     f"expected a result, got {type(error).__name__}: {error}"
                 )
                 wrapped.__cause__ = error
-                job.fail(wrapped)
-            del job  # or the last request's media live until the next one comes
+                request.fail(wrapped)
+            del request  # or the last request's media live until the next one comes
     finally:
-        slot.close()
-
-
-def _found(processor: Any) -> Any:
-    from mmformat.media.pool.recipe import find
-
-    return find(processor) if isinstance(processor, str) else processor
+        worker.close()
 
 
 def _result_of(future: Future[MultimodalInputs], errors: str) -> MultimodalInputs | MMFormatError:

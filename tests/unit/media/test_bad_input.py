@@ -17,9 +17,9 @@ import pytest
 import mmformat as mm
 from mmformat.media import materialize
 from mmformat.media.audio import WhisperProcessor
+from mmformat.media.pool import MaterializePool
 from mmformat.media.processors import processor_from_config
-from mmformat.media.video.qwen_vl import QwenVLVideoProcessor
-from mmformat.share.pool import MaterializePool
+from mmformat.media.video_processors import QwenVLVideoProcessor
 
 DATA = Path(__file__).parents[2] / "data"
 BAD = DATA / "bad"

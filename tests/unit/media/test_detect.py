@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmformat.errors import ModelError
-from mmformat.media import code_map
+from mmformat.media import detect as code_map
 from mmformat.media.detect import PixelLayout, find_dictionary
 from mmformat.media.processors import processor_from_config
 from mmformat.model import DictionaryTensor
@@ -198,8 +198,8 @@ def test_values_made_to_meet_in_every_hash_only_cost_the_dictionary() -> None:
     made = []
     for index, multiplier in enumerate(code_map._MULTIPLIERS):
         inverse = pow(int(multiplier), -1, 2**32)
-        slot = (index + 1) << 16
-        made += [inverse * slot % 2**32, inverse * (slot + 1) % 2**32]
+        worker = (index + 1) << 16
+        made += [inverse * worker % 2**32, inverse * (worker + 1) % 2**32]
     words = np.resize(np.array(made, np.uint32), 8_000)
     assert np.unique(words).size <= 256
     assert find_dictionary(words.view(np.float32)) is None

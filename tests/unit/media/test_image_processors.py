@@ -27,10 +27,8 @@ from mmformat.media.image import (
     QwenVLImageProcessor,
     TilesImageProcessor,
 )
-from mmformat.media.image.cropping import center_crop
-from mmformat.media.image.llava_next import best_resolution
-from mmformat.media.image.resizing import output_size, smart_resize
-from mmformat.media.image.tiles import tile_grid
+from mmformat.media.image.pixels import center_crop, output_size, smart_resize
+from mmformat.media.image.tiles import best_resolution, tile_grid
 from mmformat.media.processors import KNOWN_PROCESSORS, processor_from_config
 from mmformat.model import DictionaryTensor, Modality, MultimodalDataItem, MultimodalInputs
 

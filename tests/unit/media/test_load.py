@@ -15,7 +15,7 @@ from transformers.image_utils import load_image as transformers_load_image
 
 from mmformat import LimitError, MaterializeError, Source
 from mmformat.media import load_image
-from mmformat.media.load import IMAGE_FORMATS
+from mmformat.media.sources import IMAGE_FORMATS
 
 PHOTO = "coffee-600x400.jpg"
 

@@ -23,9 +23,8 @@ from PIL import Image
 
 import mmformat as mm
 from mmformat.media import materialize, register_lazy
-from mmformat.media.pool import MaterializePool as MediaPool
+from mmformat.media.pool import MaterializePool
 from mmformat.media.processors import processor_from_config
-from mmformat.share.pool import MaterializePool
 from tests.unit.media import pool_processors as processors
 
 DATA = Path(__file__).parents[2] / "data"
@@ -271,7 +270,7 @@ def test_a_full_queue_pushes_back(kind: Any, gate: Gate) -> None:
         gate.wait_for_one()
         waiting = [pool.submit(said(5)), pool.submit(said(6))]
         with pytest.raises(mm.MaterializeError) as caught:
-            pool.submit(said(7), timeout_s=0.01)
+            pool.submit(said(7), queue_timeout_s=0.01)
         assert caught.value.code == "pool-full"
         blocked = threading.Thread(target=lambda: waiting.append(pool.submit(said(8))))
         blocked.start()
@@ -289,7 +288,7 @@ def test_cancelling_what_waits_drops_it_and_makes_room(kind: Any, gate: Gate) ->
         waiting = pool.submit(said(5))
         assert waiting.cancel()
         assert wait([waiting], timeout=30).done
-        later = pool.submit(said(6), timeout_s=30)
+        later = pool.submit(said(6), queue_timeout_s=30)
         gate.open()
         assert (value_of(running.result()), value_of(later.result())) == (3, 6)
     assert gate.calls(5) == 0
@@ -310,7 +309,7 @@ def test_cancelling_what_runs_discards_the_result(kind: Any, gate: Gate) -> None
 def test_a_deadline_passes_while_running(kind: Any, gate: Gate) -> None:
     with MaterializePool(1, kind, processor=scripted(gate)) as pool:
         pool.submit(said(5)).result()  # the worker is up
-        running = pool.submit(said(3), deadline_s=3.0)
+        running = pool.submit(said(3), timeout_s=3.0)
         gate.wait_for_one()
         with pytest.raises(mm.MaterializeError, match=r"within 3\.0 s") as caught:
             running.result()
@@ -327,10 +326,10 @@ def test_a_deadline_passes_while_waiting(kind: Any, gate: Gate) -> None:
     with MaterializePool(1, kind, processor=scripted(gate), queue_size=1) as pool:
         running = pool.submit(said(3))
         gate.wait_for_one()
-        waiting = pool.submit(said(5), deadline_s=0.05)
+        waiting = pool.submit(said(5), timeout_s=0.05)
         with pytest.raises(mm.MaterializeError, match="within"):
             waiting.result()
-        pool.submit(said(6), timeout_s=30)  # there is room again
+        pool.submit(said(6), queue_timeout_s=30)  # there is room again
         gate.open()
         assert value_of(running.result()) == 3
     assert gate.calls(5) == 0
@@ -338,7 +337,7 @@ def test_a_deadline_passes_while_waiting(kind: Any, gate: Gate) -> None:
 
 def test_a_deadline_that_is_kept_changes_nothing(kind: Any) -> None:
     with MaterializePool(1, kind, processor=processors.pixels) as pool:
-        futures = [pool.submit(said(5), deadline_s=60 + number) for number in range(3)]
+        futures = [pool.submit(said(5), timeout_s=60 + number) for number in range(3)]
         assert [value_of(each.result()) for each in futures] == [5, 5, 5]
 
 
@@ -429,7 +428,7 @@ def test_workers_end_with_a_pool_that_is_forgotten(gate: Gate) -> None:
 def test_workers_end_when_their_parent_is_killed() -> None:
     program = (
         "import numpy as np, sys, psutil, mmformat as mm\n"
-        "from mmformat.share.pool import MaterializePool\n"
+        "from mmformat.media.pool import MaterializePool\n"
         "pool = MaterializePool(1, 'process', processor='numpy:asarray')\n"
         "item = mm.MultimodalDataItem(modality='IMAGE', feature=mm.Source(np.ones((2, 2), 'u1')))\n"
         "pool.submit(mm.MultimodalInputs(items=[item])).result()\n"
@@ -493,30 +492,60 @@ def test_bad_settings_are_refused(arguments: dict[str, Any]) -> None:
         MaterializePool(**arguments)
 
 
-def test_the_room_itself_knows_no_codec() -> None:
-    with pytest.raises(mm.ModelError, match="encode and decode"):
-        MediaPool(1, "process", processor=processors.pixels)
-
-
 # ----------------------------------------------------------------------------------------- async
 
 
 @pytest.mark.asyncio
 async def test_many_are_awaited_with_a_short_queue(kind: Any) -> None:
     with MaterializePool(2, kind, processor=processors.pixels, queue_size=1) as pool:
-        results = await asyncio.gather(*(pool.materialize(said(10 + n)) for n in range(12)))
+        results = await asyncio.gather(*(pool.materialize_async(said(10 + n)) for n in range(12)))
     assert [value_of(each) for each in results] == list(range(10, 22))
+
+
+@pytest.mark.asyncio
+async def test_waiting_for_room_takes_no_thread_and_does_not_block_the_loop(gate: Gate) -> None:
+    threads_before = threading.active_count()
+    with MaterializePool(1, "thread", processor=scripted(gate), queue_size=1) as pool:
+        running = asyncio.ensure_future(pool.materialize_async(said(3)))
+        await asyncio.to_thread(gate.wait_for_one)
+        waiting = [asyncio.ensure_future(pool.materialize_async(said(10 + n))) for n in range(40)]
+        await asyncio.sleep(0.05)
+        assert threading.active_count() <= threads_before + 2  # the worker, and one of to_thread
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 7), timeout=5) == 7
+        gate.open()
+        assert value_of(await running) == 3
+        results = await asyncio.gather(*waiting)
+    assert [value_of(each) for each in results] == list(range(10, 50))
+
+
+@pytest.mark.asyncio
+async def test_closing_the_pool_wakes_those_that_wait_for_room(gate: Gate) -> None:
+    pool = MaterializePool(1, "thread", processor=scripted(gate), queue_size=1)
+    running = asyncio.ensure_future(pool.materialize_async(said(3)))
+    await asyncio.to_thread(gate.wait_for_one)
+    queued = asyncio.ensure_future(pool.materialize_async(said(5)))
+    blocked = asyncio.ensure_future(pool.materialize_async(said(6)))
+    await asyncio.sleep(0.05)
+    closing = asyncio.ensure_future(asyncio.to_thread(pool.close, cancel=True))
+    with pytest.raises(mm.MaterializeError) as caught:
+        await asyncio.wait_for(blocked, timeout=30)
+    assert caught.value.code == "pool-closed"
+    gate.open()
+    assert value_of(await running) == 3
+    with pytest.raises(asyncio.CancelledError):
+        await queued
+    await closing
 
 
 @pytest.mark.asyncio
 async def test_cancelling_an_await_cancels_its_request(kind: Any, gate: Gate) -> None:
     with MaterializePool(1, kind, processor=scripted(gate), queue_size=1) as pool:
-        running = asyncio.ensure_future(pool.materialize(said(3)))
+        running = asyncio.ensure_future(pool.materialize_async(said(3)))
         await asyncio.to_thread(gate.wait_for_one)
-        waiting = asyncio.ensure_future(pool.materialize(said(5)))
+        waiting = asyncio.ensure_future(pool.materialize_async(said(5)))
         while "1 of 1" not in repr(pool):
             await asyncio.sleep(0.005)
-        blocked = asyncio.ensure_future(pool.materialize(said(6)))
+        blocked = asyncio.ensure_future(pool.materialize_async(said(6)))
         await asyncio.sleep(0.05)
         for task in (waiting, blocked):
             task.cancel()
@@ -524,7 +553,7 @@ async def test_cancelling_an_await_cancels_its_request(kind: Any, gate: Gate) ->
         assert len(done) == 2
         gate.open()
         assert value_of(await running) == 3
-        assert value_of(await pool.materialize(said(7))) == 7
+        assert value_of(await pool.materialize_async(said(7))) == 7
     assert (gate.calls(5), gate.calls(6)) == (0, 0)
 
 
@@ -532,5 +561,5 @@ async def test_cancelling_an_await_cancels_its_request(kind: Any, gate: Gate) ->
 async def test_an_awaited_request_has_a_deadline(kind: Any, gate: Gate) -> None:
     with MaterializePool(1, kind, processor=scripted(gate)) as pool:
         with pytest.raises(mm.MaterializeError, match="within"):
-            await pool.materialize(said(3), deadline_s=0.3)
+            await pool.materialize_async(said(3), timeout_s=0.3)
         gate.open()

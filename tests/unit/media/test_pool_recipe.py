@@ -15,7 +15,7 @@ from mmformat import InputFormat, Modality, ModelError
 from mmformat.media.audio import WhisperProcessor
 from mmformat.media.pool.recipe import make, recipe_of
 from mmformat.media.processors import KNOWN_PROCESSORS, processor_from_config
-from mmformat.media.video.qwen_vl import QwenVLVideoProcessor
+from mmformat.media.video_processors import QwenVLVideoProcessor
 
 
 class Colour(Enum):

@@ -19,9 +19,12 @@ from transformers.video_utils import VideoMetadata, read_video_pyav
 
 import mmformat as mm
 from mmformat.media import Video, materialize, open_video
-from mmformat.media.video import sample_frames
-from mmformat.media.video.qwen3_vl import Qwen3VLVideoProcessor
-from mmformat.media.video.qwen_vl import FusedNormalization, QwenVLVideoProcessor
+from mmformat.media.video_processors import (
+    FusedNormalization,
+    Qwen3VLVideoProcessor,
+    QwenVLVideoProcessor,
+    sample_frames,
+)
 
 DATA = Path(__file__).parents[2] / "data" / "video"
 EXPECTED = json.loads((DATA / "expected-qwen2-vl.json").read_text())
@@ -160,7 +163,7 @@ def test_frames_are_counted_where_the_file_does_not_say() -> None:
 def test_only_the_wanted_frames_are_turned_into_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     made = QwenVLVideoProcessor(fps=2.0, **SMALL)
     converted = []
-    from mmformat.media.video import clip
+    from mmformat.media import video as clip
 
     original = clip._pixels_of
     monkeypatch.setattr(clip, "_pixels_of", lambda frame: converted.append(1) or original(frame))

@@ -1,4 +1,4 @@
-"""An opened video: what it says of itself, and the frames that are asked for."""
+"""An opened video: its size, frame count and times, and the frames at given indices."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mmformat.errors import LimitError, MaterializeError
-from mmformat.media.container import check_duration, ffmpeg_errors, open_container
-from mmformat.media.fetch import Fetcher
+from mmformat.media.sources import Fetcher, check_duration, ffmpeg_errors, open_container
 from mmformat.model.source import Source
 
 __all__ = ["Video", "open_video"]
+
 
 Frame = npt.NDArray[np.uint8]
 

@@ -1,25 +1,61 @@
-"""What a processor will make of an image, known from the image's size alone."""
+"""The base class of image processors: plan from a size, then write codes into place."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from mmformat.errors import MaterializeError
+from mmformat.media.image.normalization import Normalization
+from mmformat.media.image.pixels import Encoding, FloatDtype, ImageLike, to_rgb
 from mmformat.model import DictionaryTensor, TensorValue
 from mmformat.model.dictionary import expanded_shape
 from mmformat.model.tensors import TensorSpec, is_torch, numpy_dtype, tensor_spec, torch_dtype
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
-    from mmformat.media.image.normalization import Normalization
-    from mmformat.media.image.processed import Encoding, FloatDtype
 
-__all__ = ["CodesLayout", "ImagePlan"]
+__all__ = [
+    "CodesLayout",
+    "Encoding",
+    "FloatDtype",
+    "ImageLike",
+    "ImagePlan",
+    "ImageProcessor",
+    "PixelProcessor",
+    "ProcessedImage",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessedImage:
+    """Hold what an image processor makes of one image.
+
+    Parameters
+    ----------
+    feature : DictionaryTensor, numpy array or torch tensor
+        ``pixel_values`` of the one image, in the shape that transformers gives for it.
+    model_specific_data : dict
+        What the model wants beside it, by transformers' names, as ``image_grid_thw``.
+    """
+
+    feature: TensorValue
+    model_specific_data: dict[str, Any] = field(default_factory=dict)
+
+
+class ImageProcessor(Protocol):
+    """Turn one image into what a model's vision encoder reads."""
+
+    def __call__(
+        self, image: ImageLike, *, encoding: Encoding | None = None, dtype: FloatDtype | None = None
+    ) -> ProcessedImage:
+        """Process one image; an encoding or dtype of None is the processor's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,3 +217,111 @@ class ImagePlan:
             repeat=layout.repeat,
             shape=layout.shape,
         )
+
+
+class PixelProcessor(ABC):
+    """Make pixels of an image, in two steps that a family of models fills in.
+
+    A family says in :meth:`layout` what becomes of an image of some size, and in :meth:`write`
+    resizes and cuts the bytes. Encodings, dtypes and destinations are the same for all.
+    """
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def normalization(self) -> Normalization:
+        """From bytes to floats."""
+
+    @property
+    @abstractmethod
+    def do_convert_rgb(self) -> bool:
+        """Whether every mode is brought to RGB first."""
+
+    @abstractmethod
+    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
+        """Return how the bytes of an image of this size are laid out.
+
+        Raises
+        ------
+        MaterializeError
+            When an image of this size cannot be processed.
+        """
+
+    @abstractmethod
+    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+        """Resize and cut an image into C-contiguous ``codes`` of the layout's shape."""
+
+    def plan(
+        self,
+        height: int,
+        width: int,
+        *,
+        channels: int = 3,
+        encoding: Encoding | None = None,
+        dtype: FloatDtype | None = None,
+    ) -> ImagePlan:
+        """Say what will become of an image, before a pixel of it is decoded.
+
+        Parameters
+        ----------
+        height, width : int
+            Of the image as it stands upright.
+        channels : int, default 3
+            Of the image, where it is not converted to RGB.
+        encoding, dtype
+            As for the call.
+
+        Raises
+        ------
+        MaterializeError
+            When an image of this size cannot be processed.
+        """
+        layout = self.layout(height, width, channels=3 if self.do_convert_rgb else channels)
+        return ImagePlan.of(layout, self.normalization, encoding=encoding, dtype=dtype)
+
+    def __call__(
+        self,
+        image: ImageLike,
+        *,
+        encoding: Encoding | None = None,
+        dtype: FloatDtype | None = None,
+        out: Any = None,
+    ) -> ProcessedImage:
+        """Process one image.
+
+        Parameters
+        ----------
+        image : PIL.Image.Image or uint8 array (height, width, channels)
+            Opened; upright.
+        encoding : {"dictionary", "plain"}, optional
+            Codes and a table, or one float an element; the normalization's own when omitted.
+        dtype : {"float32", "bfloat16", "float16"}, optional
+            The element type; the normalization's own when omitted.
+        out : tensor, optional
+            Of the ``spec`` of the image's plan, C-contiguous: the codes are written there, or the
+            floats when plain. New memory when omitted.
+
+        Raises
+        ------
+        MaterializeError
+            When the image cannot be read, resized or cut, or ``out`` does not fit it.
+
+        Notes
+        -----
+        **Copies**: beside Pillow's own images each byte once, into its place; for ``"plain"`` from
+        there each float once. **Lifetime**: the feature is, or holds, ``out``.
+        """
+        pixels = to_rgb(image, convert=self.do_convert_rgb)
+        plan = self.plan(
+            pixels.height,
+            pixels.width,
+            channels=len(pixels.getbands()),
+            encoding=encoding,
+            dtype=dtype,
+        )
+        if out is None:
+            out = plan.empty()
+        codes = plan.codes_in(out)
+        self.write(pixels, codes)
+        return ProcessedImage(plan.finish(codes, out), plan.model_specific_data)

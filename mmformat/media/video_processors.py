@@ -1,7 +1,8 @@
-"""The video side of the Qwen2-VL family: frames sampled, resized and cut into patches."""
+"""The video processors of the Qwen-VL family: frames sampled, resized and cut into patches."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Self, cast
@@ -13,13 +14,123 @@ from PIL import Image
 from mmformat._extras import require
 from mmformat.errors import MaterializeError
 from mmformat.media.image import Encoding, FloatDtype, Normalization, ProcessedImage
-from mmformat.media.image.plan import CodesLayout, ImagePlan
-from mmformat.media.image.resizing import smart_resize
-from mmformat.media.image.settings import CLIP_MEAN, CLIP_STD, Settings
-from mmformat.media.video.clip import Video
-from mmformat.media.video.sampling import sample_frames
+from mmformat.media.image.normalization import (
+    CLIP_MEAN,
+    CLIP_STD,
+    STANDARD_MEAN,
+    STANDARD_STD,
+    Settings,
+)
+from mmformat.media.image.pixels import smart_resize
+from mmformat.media.image.processor import CodesLayout, ImagePlan
+from mmformat.media.video import Video
 
-__all__ = ["FusedNormalization", "QwenVLVideoProcessor"]
+__all__ = [
+    "FusedNormalization",
+    "Qwen3VLVideoProcessor",
+    "QwenVLVideoProcessor",
+    "sample_frames",
+]
+
+
+def sample_frames(
+    frame_count: int,
+    video_fps: float | None,
+    *,
+    num_frames: int | None = None,
+    fps: float | None = None,
+    temporal_patch_size: int = 2,
+    min_frames: int = 4,
+    max_frames: int = 768,
+) -> npt.NDArray[np.int64]:
+    """Return the indices of the frames that Qwen2-VL's video processor takes.
+
+    Parameters
+    ----------
+    frame_count : int
+        Frames in the video.
+    video_fps : float or None
+        Frames a second of the video; wanted for ``fps`` alone.
+    num_frames : int, optional
+        How many frames, evenly spaced; rounded to a multiple of ``temporal_patch_size``, to even.
+    fps : float, optional
+        How many frames a second instead; bounded by ``min_frames`` and ``max_frames``.
+
+    Returns
+    -------
+    int64 array (frames,)
+        Ascending and below ``frame_count``; all frames when neither number is given.
+
+    Raises
+    ------
+    MaterializeError
+        When both or neither of the rules can be applied, or there are too few frames.
+
+    References
+    ----------
+    transformers 5.23.0, ``Qwen2VLVideoProcessor.sample_frames``, whose ``torch.arange`` is followed
+    to the bit: float32 values, made by eights from a float32 base, the last 15 or fewer one by
+    one. Where it gives one index too many (that of the frame after the last), none is given.
+
+    Examples
+    --------
+    >>> sample_frames(100, 25.0, fps=2.0).tolist()
+    [0, 12, 25, 37, 50, 62, 75, 87]
+    >>> sample_frames(100, None, num_frames=5).tolist()
+    [0, 25, 50, 75]
+    """
+    if frame_count < 1:
+        raise MaterializeError(f"expected a video with frames, got {frame_count}")
+    if fps is not None and num_frames is not None:
+        raise MaterializeError(f"expected num_frames or fps, got {num_frames} and {fps}")
+    if num_frames is not None:
+        wanted = round(num_frames / temporal_patch_size) * temporal_patch_size
+    elif fps is not None:
+        wanted = _frames_at(
+            fps, frame_count, video_fps,
+            factor=temporal_patch_size, min_frames=min_frames, max_frames=max_frames,
+        )  # fmt: skip
+    else:
+        return np.arange(frame_count)
+    if not 1 <= wanted <= frame_count:
+        raise MaterializeError(
+            f"expected a video of {max(wanted, temporal_patch_size):,} frames or more, "
+            f"got {frame_count:,}",
+            hint="ask for fewer frames",
+            code="too-few-frames",
+        )
+    return _evenly_spaced(frame_count, wanted)
+
+
+def _frames_at(
+    fps: float,
+    frame_count: int,
+    video_fps: float | None,
+    *,
+    factor: int,
+    min_frames: int,
+    max_frames: int,
+) -> int:
+    if not video_fps or not math.isfinite(video_fps) or video_fps < 0:
+        raise MaterializeError(
+            f"expected a video that says its frames a second, got {video_fps}",
+            hint="give num_frames instead of fps",
+        )
+    bound = math.floor(min(max_frames, frame_count) / factor) * factor
+    wanted = frame_count / video_fps * fps
+    wanted = min(max(wanted, min_frames), bound, frame_count)
+    return math.floor(wanted / factor) * factor
+
+
+def _evenly_spaced(frame_count: int, wanted: int) -> npt.NDArray[np.int64]:
+    step = frame_count / wanted
+    steps = np.arange(math.ceil(frame_count / step))
+    base = (steps // 8 * 8 * step).astype(np.float32).astype(np.float64)
+    by_eights = base + steps % 8 * step
+    values = np.where(steps < len(steps) // 16 * 16, by_eights, steps * step)
+    indices = values.astype(np.float32).astype(np.int64)
+    return indices[indices < frame_count]
+
 
 MIN_PIXELS: Final = 128 * 28 * 28
 MAX_PIXELS: Final = 768 * 28 * 28
@@ -347,3 +458,125 @@ def _pillow_resizer(resample: int) -> Callable[[Planes, int, int], Planes]:
         return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
     return resize
+
+
+MAX_ASPECT_RATIO: Final = 200
+UNKNOWN_FPS: Final = 24.0
+"""What transformers takes for the frames a second of a video that does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Qwen3VLVideoProcessor(QwenVLVideoProcessor):
+    """Cut a video into the patches of Qwen3-VL.
+
+    Parameters
+    ----------
+    min_pixels, max_pixels : int
+        Bounds on the pixels of all frames together, in whole temporal patches.
+    max_video_tokens : int
+        With ``cap_pixels_per_frame``, the tokens that one frame may take.
+    num_frames, fps, min_frames, max_frames, patch_size, temporal_patch_size, merge_size
+        As for :class:`QwenVLVideoProcessor`, with Qwen3-VL's values. Frames are evenly spaced from
+        the first to the last.
+    cap_pixels_per_frame, normalization, resample, backend
+        As there.
+
+    Raises
+    ------
+    MaterializeError
+        For another backend.
+
+    References
+    ----------
+    transformers 5.23.0, ``Qwen3VLVideoProcessor`` on the CPU: bit for bit, given the same frames.
+
+    Examples
+    --------
+    >>> from mmformat.media import open_video
+    >>> from mmformat.model import Source
+    >>> processor = Qwen3VLVideoProcessor(num_frames=4, min_pixels=64 * 64, backend="pillow")
+    >>> processed = processor(open_video(Source(np.zeros((9, 64, 96, 3), np.uint8))))
+    >>> processed.feature.shape, processed.model_specific_data["video_grid_thw"].tolist()
+    ((48, 1536), [[2, 4, 6]])
+    """
+
+    min_pixels: int = 128 * 32 * 32
+    max_pixels: int = 768 * 32 * 32
+    patch_size: int = 16
+    max_video_tokens: int = 768
+    normalization: Normalization = field(
+        default_factory=lambda: FusedNormalization(mean=STANDARD_MEAN, std=STANDARD_STD)
+    )
+
+    def _indices_of(self, video: Video) -> npt.NDArray[np.int64]:
+        count = video.frame_count
+        if count < 1:
+            raise MaterializeError(f"expected a video with frames, got {count}")
+        if self.num_frames is not None:
+            wanted = self.num_frames
+        elif self.fps is not None:
+            wanted = int(count / (video.fps or UNKNOWN_FPS) * self.fps)
+            wanted = min(max(wanted, self.min_frames), self.max_frames, count)
+        else:
+            wanted = count
+        if wanted > count:
+            raise MaterializeError(
+                f"expected a video of {wanted:,} frames or more, got {count:,}",
+                hint="ask for fewer frames",
+                code="too-few-frames",
+            )
+        return np.linspace(0, count - 1, wanted).round().astype(np.int64)
+
+    def _size_of(self, video: Video, frames: int) -> tuple[int, int]:
+        factor = self.patch_size * self.merge_size
+        max_pixels = self.max_pixels
+        if self.cap_pixels_per_frame:
+            bound = self.max_video_tokens * factor * factor
+            share = max(min(bound, max_pixels // frames), int(self.min_pixels * 1.05))
+            max_pixels = share * frames
+        return _smart_resize_video(
+            frames,
+            video.height,
+            video.width,
+            temporal_factor=self.temporal_patch_size,
+            factor=factor,
+            min_pixels=self.min_pixels,
+            max_pixels=max_pixels,
+        )
+
+
+def _smart_resize_video(
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    temporal_factor: int,
+    factor: int,
+    min_pixels: int,
+    max_pixels: int,
+) -> tuple[int, int]:
+    # transformers 5.23.0, models.qwen3_vl.video_processing_qwen3_vl.smart_resize
+    if frames < temporal_factor:
+        raise MaterializeError(
+            f"expected {temporal_factor} frames or more, got {frames}", code="too-few-frames"
+        )
+    if height < factor or width < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+        raise MaterializeError(
+            f"expected an aspect ratio of at most {MAX_ASPECT_RATIO}, got {height} x {width}",
+            path="$.size",
+        )
+    to_height = round(height / factor) * factor
+    to_width = round(width / factor) * factor
+    spans = round(frames / temporal_factor) * temporal_factor
+    if spans * to_height * to_width > max_pixels:
+        beta = math.sqrt((frames * height * width) / max_pixels)
+        to_height = max(factor, math.floor(height / beta / factor) * factor)
+        to_width = max(factor, math.floor(width / beta / factor) * factor)
+    elif spans * to_height * to_width < min_pixels:
+        beta = math.sqrt(min_pixels / (frames * height * width))
+        to_height = math.ceil(height * beta / factor) * factor
+        to_width = math.ceil(width * beta / factor) * factor
+    return to_height, to_width

@@ -1,4 +1,4 @@
-"""What a processor returned, in one shape, and several of them joined."""
+"""The output of a processor, normalized to one type, and several outputs merged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.item import MultimodalDataItem
 from mmformat.model.tensors import Feature, is_tensor, is_torch
 
-__all__ = ["Draft", "Outcome", "outcome_of"]
+__all__ = ["Draft", "ProcessorOutput", "processor_output"]
 
 _FIELDS: Final = frozenset(
     each.name for each in fields(MultimodalDataItem) if not each.name.startswith("_")
@@ -21,7 +21,7 @@ _FIELDS: Final = frozenset(
 
 
 @dataclass(slots=True, kw_only=True)
-class Outcome:
+class ProcessorOutput:
     """Hold the feature of one medium, its data by the model's names, and other fields."""
 
     feature: Feature
@@ -37,11 +37,11 @@ class Draft:
     ----------
     item : MultimodalDataItem
         Where all else comes from.
-    feature : tensor, Outcome, list of these, or None
-        What came of the item's feature; an outcome stands for its own feature.
+    feature : tensor, ProcessorOutput, list of these, or None
+        What came of the item's feature; an output stands for its own feature.
     precomputed_embeddings, data
         The item's, loaded.
-    outcomes : list of Outcome
+    outputs : list of ProcessorOutput
         One for each medium, in order.
     """
 
@@ -49,21 +49,21 @@ class Draft:
     feature: Any = None
     precomputed_embeddings: Any = None
     data: dict[str, Any] = field(default_factory=dict)
-    outcomes: list[Outcome] = field(default_factory=list)
+    outputs: list[ProcessorOutput] = field(default_factory=list)
 
-    def made(self) -> MultimodalDataItem:
+    def build(self) -> MultimodalDataItem:
         """Return a new item of all that, not yet named and frozen."""
         updates: dict[str, Any] = {
             "feature": _features(self.feature),
             "precomputed_embeddings": self.precomputed_embeddings,
-            "model_specific_data": {**self.data, **_merged(self.outcomes)},
+            "model_specific_data": {**self.data, **_merged(self.outputs)},
         }
-        for outcome in self.outcomes:
-            updates.update(outcome.fields)
+        for output in self.outputs:
+            updates.update(output.fields)
         return replace(self.item, **updates)
 
 
-def outcome_of(made: Any) -> Outcome:
+def processor_output(made: Any) -> ProcessorOutput:
     """Return a processor's result in one shape.
 
     Raises
@@ -72,36 +72,40 @@ def outcome_of(made: Any) -> Outcome:
         When the result is neither an object with ``feature``, nor a mapping, nor a tensor.
     """
     if is_tensor(made) or isinstance(made, DictionaryTensor):
-        return Outcome(feature=made)
+        return ProcessorOutput(feature=made)
     if isinstance(made, Mapping):
         updates = dict(made)
         feature = updates.pop("feature", None)
         data = dict(updates.pop("model_specific_data", None) or {})
         given = {name: updates.pop(name) for name in list(updates) if name in _FIELDS}
-        outcome = Outcome(feature=feature, model_specific_data={**data, **updates}, fields=given)
+        output = ProcessorOutput(
+            feature=feature, model_specific_data={**data, **updates}, fields=given
+        )
     elif hasattr(made, "feature") and hasattr(made, "model_specific_data"):
-        outcome = Outcome(feature=made.feature, model_specific_data=dict(made.model_specific_data))
+        output = ProcessorOutput(
+            feature=made.feature, model_specific_data=dict(made.model_specific_data)
+        )
     else:
         raise MaterializeError(
             f"expected a tensor, a mapping or an object with a feature, got {type(made).__name__}"
         )
-    _check_feature(outcome.feature)
-    return outcome
+    _check_feature(output.feature)
+    return output
 
 
-def _merged(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _merged(outputs: Sequence[ProcessorOutput]) -> dict[str, Any]:
     """Join the data of several media: arrays along their first axis, anything else in a list."""
-    if len(outcomes) == 1:
-        return outcomes[0].model_specific_data
-    names = dict.fromkeys(name for outcome in outcomes for name in outcome.model_specific_data)
+    if len(outputs) == 1:
+        return outputs[0].model_specific_data
+    names = dict.fromkeys(name for output in outputs for name in output.model_specific_data)
     return {
-        name: _joined([outcome.model_specific_data.get(name) for outcome in outcomes])
+        name: _joined([output.model_specific_data.get(name) for output in outputs])
         for name in names
     }
 
 
 def _features(value: Any) -> Any:
-    if isinstance(value, Outcome):
+    if isinstance(value, ProcessorOutput):
         return value.feature
     return [_features(each) for each in value] if isinstance(value, list) else value
 

@@ -1,0 +1,517 @@
+"""A worker process: its channel, its loop, and requests packed as a message and JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from mmformat import errors
+from mmformat.codec import decode, encode
+from mmformat.errors import MaterializeError, MMFormatError
+from mmformat.media.lazy import load_lazy
+from mmformat.media.materialize import (
+    MAX_LAZY_STEPS,
+    ErrorPath,
+    has_pending,
+    load_values,
+    materialize,
+    materialize_item,
+)
+from mmformat.media.pool.queue import PoolRequest
+from mmformat.media.pool.recipe import make
+from mmformat.media.sources import Fetcher, load_image, read_source
+from mmformat.model.dictionary import DictionaryTensor
+from mmformat.model.item import MultimodalDataItem, MultimodalInputs
+from mmformat.model.message import EncodedMessage
+from mmformat.model.source import Source
+from mmformat.model.tensors import is_tensor
+
+__all__ = [
+    "Channel",
+    "ChannelClosedError",
+    "ProcessWorker",
+    "ThreadWorker",
+    "Worker",
+    "encode_numbered",
+    "error_head",
+    "pack",
+    "serve",
+    "unpack",
+]
+
+_LENGTHS: Final = struct.Struct("<IQ")
+
+
+class ChannelClosedError(Exception):
+    """Say that the other side is gone; it never leaves this package."""
+
+
+class Channel:
+    """Send and receive frames over a connected socket, which it owns.
+
+    Raises
+    ------
+    ChannelClosedError
+        From each method, when the other side is gone.
+
+    Examples
+    --------
+    >>> left, right = map(Channel, socket.socketpair())
+    >>> left.send({"a": 1}, [b"xy", b"z"])
+    >>> head, body = right.receive()
+    >>> head, bytes(body)
+    ({'a': 1}, b'xyz')
+    >>> left.close(), right.close()
+    (None, None)
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._socket = connection
+
+    def send(self, head: dict[str, Any], body: Iterable[Any] = ()) -> None:
+        """Send one frame; the parts of the body are sent where they lie, joined by the reader."""
+        parts = [memoryview(part).cast("B") for part in body]
+        text = json.dumps(head).encode()
+        try:
+            self._socket.sendall(_LENGTHS.pack(len(text), sum(map(len, parts))) + text)
+            for part in parts:
+                self._socket.sendall(part)
+        except OSError as error:
+            raise ChannelClosedError from error
+
+    def receive(self) -> tuple[dict[str, Any], memoryview]:
+        """Return the next frame; its body is memory of its own, which may be written to."""
+        text_nbytes, body_nbytes = _LENGTHS.unpack(self._read(_LENGTHS.size))
+        head = json.loads(bytes(self._read(text_nbytes)))
+        return head, self._read(body_nbytes)
+
+    def close(self) -> None:
+        """Close the socket, so that the other side sees the end."""
+        self._socket.close()
+
+    def _read(self, nbytes: int) -> memoryview:
+        view = memoryview(bytearray(nbytes))
+        done = 0
+        while done < nbytes:
+            try:
+                got = self._socket.recv_into(view[done:])
+            except OSError as error:
+                raise ChannelClosedError from error
+            if not got:
+                raise ChannelClosedError
+            done += got
+        return view
+
+
+_BOUNDS = ("max_nbytes", "max_pixels", "max_duration_s")
+
+
+def pack(
+    items: list[tuple[int, MultimodalDataItem]], *, fetcher: Fetcher | None
+) -> tuple[dict[str, Any], EncodedMessage]:
+    """Return the items of a request as JSON and a message, every source in it as an array.
+
+    Parameters
+    ----------
+    items : list of (int, MultimodalDataItem)
+        Each with its number in the request, which errors name.
+    fetcher : callable, optional
+        URLs are fetched here, in the caller's process.
+
+    Raises
+    ------
+    LimitError, MaterializeError, EncodeError
+        When a source cannot be read, or is of a kind that only a thread can take.
+
+    Notes
+    -----
+    **Copies**: none of bytes and arrays; a file object is read, and lazy objects are loaded. A path
+    travels as a path.
+    """
+    sources: list[dict[str, Any]] = []
+    packed = []
+    for place, (number, item) in enumerate(items):
+        path = f"$.items[{number}]"
+
+        def take(value: Any, where: str, at: list[int]) -> Any:
+            for _ in range(MAX_LAZY_STEPS):
+                if value is None or is_tensor(value) or isinstance(value, DictionaryTensor):
+                    return value
+                if isinstance(value, (list, tuple)):
+                    return [take(v, f"{where}[{i}]", [*at, i]) for i, v in enumerate(value)]
+                if isinstance(value, Source):
+                    array, said = _array_of(value, fetcher, where)
+                    bounds = {name: getattr(value, name) for name in _BOUNDS}
+                    sources.append({"at": at, **said, **bounds})
+                    return array
+                value = load_lazy(value, path=where)
+            raise MaterializeError(
+                f"expected a tensor after {MAX_LAZY_STEPS} lazy steps", path=where
+            )
+
+        packed.append(
+            replace(
+                item,
+                feature=take(item.feature, f"{path}.feature", [place]),
+                precomputed_embeddings=load_values(
+                    item.precomputed_embeddings, f"{path}.precomputed_embeddings"
+                ),
+                model_specific_data=load_values(
+                    item.model_specific_data, f"{path}.model_specific_data"
+                ),
+            )
+        )
+    numbers = [number for number, _ in items]
+    return {"numbers": numbers, "sources": sources}, encode_numbered(packed, numbers)
+
+
+def encode_numbered(items: list[MultimodalDataItem], numbers: list[int]) -> EncodedMessage:
+    """Encode some items of a request; an error names the item by its number there."""
+    try:
+        return encode(MultimodalInputs(items=items))
+    except MMFormatError as error:
+        match = re.match(r"\$\.items\[(\d+)\]", error.path or "")
+        if match is None:
+            raise
+        path = f"$.items[{numbers[int(match[1])]}]{str(error.path)[match.end() :]}"
+        raise type(error)(error.reason, path=path, hint=error.hint, code=error.code) from error
+
+
+def unpack(head: dict[str, Any], body: memoryview) -> list[tuple[int, MultimodalDataItem]]:
+    """Return the items of a request with their sources, as they were packed."""
+    items = decode(body, expand=False).items
+    for said in head["sources"]:
+        place, *inside = said["at"]
+        if not inside:
+            items[place].feature = _source_of(said, items[place].feature)
+            continue
+        parent: Any = items[place].feature
+        for index in inside[:-1]:
+            parent = parent[index]
+        parent[inside[-1]] = _source_of(said, parent[inside[-1]])
+    return list(zip(head["numbers"], items, strict=True))
+
+
+def _array_of(source: Source, fetcher: Fetcher | None, path: str) -> tuple[Any, dict[str, Any]]:
+    if source.kind == "array":
+        return np.asarray(source.data), {"kind": "array"}
+    if source.kind == "path":
+        return _bytes_array(os.fsencode(os.path.abspath(source.data))), {"kind": "path"}  # noqa: PTH100 - bytes paths too
+    if source.kind == "image":
+        return _bytes_array(_image_bytes(source, path)), {"kind": "bytes"}
+    if source.kind == "medium":
+        raise MaterializeError(
+            f"expected a medium that another process can be sent, got {source!r}",
+            path=path,
+            hint="use a pool of kind='thread'",
+        )
+    return _bytes_array(read_source(source, fetcher=fetcher, path=path)), {"kind": "bytes"}
+
+
+def _bytes_array(data: bytes) -> Any:
+    return np.frombuffer(data, np.uint8)
+
+
+def _image_bytes(source: Source, path: str) -> bytes:
+    image = load_image(source, path=path)
+    file = io.BytesIO()
+    try:
+        # TIFF keeps every mode as it is, and uncompressed it is little more than a copy.
+        if "transparency" in image.info or image.mode in ("P", "PA"):
+            image.save(file, "PNG", compress_level=1)
+        else:
+            image.save(file, "TIFF")
+    except Exception as error:
+        raise MaterializeError(
+            f"expected an image that can be sent, got mode {image.mode}: {error}",
+            path=path,
+            hint="use a pool of kind='thread'",
+        ) from error
+    return file.getvalue()
+
+
+def _source_of(said: dict[str, Any], array: Any) -> Source:
+    data: Any = array
+    if said["kind"] != "array":
+        data = np.asarray(array).tobytes()
+    if said["kind"] == "path":
+        data = os.fsdecode(data)
+    return Source(data, kind=said["kind"], **{name: said[name] for name in _BOUNDS})
+
+
+MAX_ATTEMPTS: Final = 2
+"""A request that was running when its worker died is tried once more."""
+
+_CLOSE_TIMEOUT_S: Final = 5.0
+
+
+class Worker(Protocol):
+    """Run one request at a time."""
+
+    restarts: int
+
+    def prepare(self) -> None:
+        """Get ready, so that the first request does not wait for it."""
+
+    def run(self, request: PoolRequest) -> MultimodalInputs:
+        """Return the materialized inputs."""
+
+    def close(self) -> None:
+        """Give back what the worker holds."""
+
+
+class ThreadWorker:
+    """Materialize in the calling thread; decoders and resizing let other threads run meanwhile."""
+
+    def __init__(self, processor: Any, fetcher: Fetcher | None) -> None:
+        self.restarts = 0
+        self._processor = processor
+        self._fetcher = fetcher
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def run(self, request: PoolRequest) -> MultimodalInputs:
+        """Return the materialized inputs."""
+        return materialize(request.inputs, self._processor, fetcher=self._fetcher)
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class ProcessWorker:
+    """Materialize in a worker process, which is replaced when it dies.
+
+    Parameters
+    ----------
+    recipe : object
+        How the worker makes its processor, as :func:`recipe_of` returns it.
+    fetcher : callable, optional
+        Called in this process.
+    """
+
+    def __init__(self, recipe: Any, *, fetcher: Fetcher | None) -> None:
+        self.restarts = 0
+        self._recipe = recipe
+        self._fetcher = fetcher
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process number, or None when none runs."""
+        return None if self._process is None else self._process.pid
+
+    def prepare(self) -> None:
+        """Start the worker; an error is kept for the first request, which will meet it again."""
+        try:
+            self._started()
+        except (MMFormatError, ChannelClosedError):
+            self._end()
+
+    def run(self, request: PoolRequest) -> MultimodalInputs:
+        """Return the materialized inputs; items without a source are done on this side.
+
+        Raises
+        ------
+        MaterializeError
+            When the worker dies twice, or cannot start.
+        """
+        done: dict[int, MultimodalDataItem] = {}
+        waiting: list[tuple[int, MultimodalDataItem]] = []
+        for number, item in enumerate(request.inputs.items):
+            if has_pending(item.feature):
+                waiting.append((number, item))
+            else:
+                path = f"$.items[{number}]"
+                done[number] = materialize_item(item, None, fetcher=None, path=path)
+        if waiting:
+            made = self._sent(request, waiting)
+            done.update(zip((number for number, _ in waiting), made, strict=True))
+        return MultimodalInputs(
+            items=[done[number] for number in range(len(request.inputs.items))],
+            request_data=load_values(request.inputs.request_data, "$.request_data"),
+        )
+
+    def close(self) -> None:
+        """Close the socket, at which the worker ends; kill it if it does not."""
+        process = self._process
+        if self._channel is not None:
+            self._channel.close()
+        if process is not None:
+            try:
+                process.wait(_CLOSE_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._end()
+
+    def _sent(
+        self, request: PoolRequest, waiting: list[tuple[int, MultimodalDataItem]]
+    ) -> list[MultimodalDataItem]:
+        with ErrorPath("$"):
+            head, message = pack(waiting, fetcher=self._fetcher)
+        status: int | None = None
+        for _ in range(MAX_ATTEMPTS):
+            if request.is_over:
+                return [item for _, item in waiting]
+            request.runs_with(self._kill)
+            try:
+                channel = self._started()
+                if request.is_over:  # while it started: there was nothing to stop then
+                    continue
+                channel.send(head, message.frames)
+                said, body = channel.receive()
+            except ChannelClosedError:
+                request.runs_with(None)
+                status = self._end()
+                self.restarts += 1
+                continue
+            finally:
+                request.runs_with(None)
+            if "error" in said:
+                raise _error_of(said)
+            items = decode(body, expand=False).items
+            for item in items:
+                item.freeze()
+            return items
+        raise MaterializeError(
+            f"expected a worker to live, got {MAX_ATTEMPTS} that died ({_said_of(status)})",
+            path=f"$.items[{waiting[0][0]}]" if len(waiting) == 1 else "$.items",
+            hint="a decoder crashed on this medium, or the machine is out of memory",
+            code="worker-died",
+        )
+
+    def _started(self) -> Channel:
+        if self._channel is not None:
+            return self._channel
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "mmformat.media.pool.process", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                    env=_environment(),
+                )
+        except OSError as error:
+            ours.close()
+            raise MaterializeError(
+                f"expected to start a worker, got {type(error).__name__}: {error}",
+                code="worker-start",
+            ) from error
+        self._channel = channel = Channel(ours)
+        channel.send({"processor": self._recipe})
+        said, _ = channel.receive()
+        if "error" in said:
+            self._end()
+            raise _error_of(said)
+        return channel
+
+    def _kill(self) -> None:
+        # The exchange meets the end of the socket, and a new worker is started when it is needed.
+        if self._process is not None:
+            self._process.kill()
+
+    def _end(self) -> int | None:
+        process, channel = self._process, self._channel
+        self._process = self._channel = None
+        if channel is not None:
+            channel.close()
+        if process is None:
+            return None
+        try:
+            return process.wait(_CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+
+
+def _environment() -> dict[str, str]:
+    # The worker imports what this process can; two cores are better spent on two images.
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)  # noqa: PTH109
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    return environment
+
+
+def _error_of(said: dict[str, Any]) -> MMFormatError:
+    kind = getattr(errors, said["error"], MaterializeError)
+    error: MMFormatError = kind(
+        said["reason"], path=said["path"], hint=said["hint"], code=said["code"]
+    )
+    return error
+
+
+def _said_of(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"by signal {signal.Signals(-status).name}"
+    return f"with status {status}"
+
+
+def serve(channel: Channel) -> None:
+    """Answer requests until the channel closes; the first frame says how to process.
+
+    Notes
+    -----
+    A request that fails is answered with its error. Nothing is kept between requests.
+    """
+    try:
+        recipe, _ = channel.receive()
+        try:
+            processor = make(recipe["processor"])
+        except Exception as error:
+            channel.send(error_head(error))
+            return
+        channel.send({"ready": os.getpid()})
+        while True:
+            head, body = channel.receive()
+            try:
+                items = [
+                    materialize_item(item, processor, fetcher=None, path=f"$.items[{number}]")
+                    for number, item in unpack(head, body)
+                ]
+                message = encode_numbered(items, head["numbers"])
+            except Exception as error:
+                channel.send(error_head(error))
+                continue
+            channel.send({"done": True}, message.frames)
+            del head, body, items, message
+    except ChannelClosedError:
+        return
+
+
+def error_head(error: Exception) -> dict[str, Any]:
+    """Return an error as JSON; one that is not ours becomes a MaterializeError."""
+    if not isinstance(error, MMFormatError):
+        error = MaterializeError(f"expected a result, got {type(error).__name__}: {error}")
+    return {
+        "error": type(error).__name__,
+        "reason": error.reason,
+        "path": error.path,
+        "hint": error.hint,
+        "code": error.code,
+    }
+
+
+def main() -> None:
+    """Serve the socket whose descriptor is the first argument."""
+    # Ctrl-C is for the pool, which closes the socket; what a processor prints is no data.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.dup2(2, 1)
+    serve(Channel(socket.socket(fileno=int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()
