@@ -66,7 +66,7 @@ def to_mmformat(
     dictionary: Literal["auto", "never"] = "auto",
     image_processor: Any = None,
 ) -> MultimodalInputs:
-    """Return a processor's output as inputs: an item for each medium, the rest for the request.
+    """Convert a processor's output to inputs: one item a medium, the rest as request data.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def to_mmformat(
 
 
 def to_transformers(inputs: MultimodalInputs) -> dict[str, Any]:
-    """Return the batch that a transformers model takes: the items' tensors behind each other.
+    """Return the batch that a transformers model takes: the items' tensors, joined.
 
     Parameters
     ----------
@@ -283,6 +283,8 @@ def _joined(values: Sequence[Any], name: str) -> Any:
         if all(isinstance(value, list) for value in plain):
             return [each for value in plain for each in value]
     except (RuntimeError, ValueError) as error:
-        raise ModelError(f"expected tensors that fit together, got: {error}", path=name) from error
+        raise ModelError(f"the tensors cannot be joined: {error}", path=name) from error
     kinds = sorted({type(value).__name__ for value in plain})
-    raise ModelError(f"expected values of one kind, got {', '.join(kinds)}", path=f"$.{name}")
+    raise ModelError(
+        f"values of different kinds cannot be joined: {', '.join(kinds)}", path=f"$.{name}"
+    )

@@ -145,7 +145,7 @@ class Audio:
         return f"Audio({channels} channels, {count:,} samples, {self.sample_rate_hz} Hz)"
 
     def mono(self, *, sample_rate_hz: int) -> npt.NDArray[np.float32]:
-        """Return the mean of the channels at a rate, float32 (samples,).
+        """Return the mean of the channels, resampled to a rate, float32 (samples,).
 
         Raises
         ------
@@ -201,11 +201,11 @@ def load_audio(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
     av = require("av", extra="media")
     with open_container(source, fetcher=fetcher, path=path) as container:
         if not container.streams.audio:
-            raise MaterializeError("expected an audio stream, got none", path=path)
+            raise MaterializeError("the file has no audio stream", path=path)
         stream = container.streams.audio[0]
         rate = int(stream.rate or 0)
         if rate < 1:
-            raise MaterializeError(f"expected a sample rate, got {rate} Hz", path=path)
+            raise MaterializeError(f"the audio stream has a sample rate of {rate} Hz", path=path)
         blocks: list[npt.NDArray[np.float32]] = []
         count = 0
         with ffmpeg_errors("sound that can be decoded", path):
@@ -217,13 +217,13 @@ def load_audio(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
                     check_duration(count / rate, source, path)
                     if count * len(block) > MAX_VALUES:
                         raise LimitError(
-                            f"expected at most {MAX_VALUES:,} samples of all channels, got more",
+                            f"the sound has more than {MAX_VALUES:,} samples in all channels",
                             path=path,
                         )
                     blocks.append(block)
             samples = np.concatenate(blocks, axis=1) if blocks else np.empty((0, 0), np.float32)
     if not samples.size:
-        raise MaterializeError("expected sound, got no sample", path=path)
+        raise MaterializeError("the audio stream has no samples", path=path)
     return Audio(samples, rate)
 
 
@@ -246,7 +246,7 @@ DYNAMIC_RANGE: Final = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhisperProcessor:
-    """Turn sound into the ``input_features`` of Whisper, Qwen2-Audio and their kin.
+    """Turn sound into the ``input_features`` of Whisper, Qwen2-Audio and related models.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ class WhisperProcessor:
         Raises
         ------
         MaterializeError
-            When a value has no meaning, or asks for dither or normalization, which are not done.
+            When a value is invalid, or asks for dither or normalization, which are not done.
 
         Examples
         --------
@@ -324,7 +324,7 @@ class WhisperProcessor:
         for name in ("dither", "do_normalize", "padding_value"):
             if values.get(name):
                 raise MaterializeError(
-                    f"expected no {name}, got {values[name]!r}",
+                    f"{name} is not supported, got {values[name]!r}",
                     path=f"$.{name}",
                     hint="use transformers' own extractor as the processor",
                 )
@@ -370,7 +370,7 @@ def log_mel(
     hop_length: int,
     n_fft: int,
 ) -> npt.NDArray[np.float32]:
-    """Return the scaled log-mel spectrogram of samples that are followed by silence.
+    """Return the scaled log-mel spectrogram of samples padded with silence.
 
     Parameters
     ----------

@@ -96,7 +96,7 @@ class CodeMap:
             codes[...] = upper[..., words.itemsize]
             if bool(equal.all()):
                 return True
-            # Many elements, few values: what is new is found among the elements that failed.
+            # Few distinct values: only the elements that failed can hold new ones.
             new = np.unique(words[~equal])
             if self.values.size + new.size > MAX_VALUES:
                 return False
@@ -154,7 +154,7 @@ _DTYPES: Final = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PixelLayout:
-    """Say where the channels of a tensor of pixels lie.
+    """Where the channels of a tensor of pixels are.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ class PixelLayout:
                     f"expected an axis of {len(self.view)} axes, got {axis}", path=f"$.{name}"
                 )
         if self.repeat_axis is not None and self.repeat_axis == self.axis:
-            raise ModelError(f"expected two axes, got {self.axis} twice", path="$.repeat_axis")
+            raise ModelError(f"axis and repeat_axis are both {self.axis}", path="$.repeat_axis")
 
 
 def find_dictionary(
@@ -198,7 +198,7 @@ def find_dictionary(
     std: tuple[float, ...] | float | None = None,
     rescale_factor: float = 1 / 255,
 ) -> DictionaryTensor | None:
-    """Return the tensor as codes and a table of at most 256 values a channel, when it is that.
+    """Return a tensor as codes and a table of at most 256 values a channel, if it fits.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Lazy objects of other libraries: how each is told to load what it stands for."""
+"""Lazy objects of other libraries, and how each is loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from mmformat.errors import MaterializeError, MMFormatError, ModelError
+from mmformat.media.sources import reason_of
 
 __all__ = ["is_lazy", "load_lazy", "register_lazy"]
 
@@ -17,14 +18,14 @@ Kind = TypeVar("Kind", bound=type)
 
 
 def register_lazy(kind: Kind, loader: Callable[[Any], Any] | str) -> Kind:
-    """Say how objects of a class are loaded when they stand where a tensor belongs.
+    """Register how objects of a class are loaded where a tensor is expected.
 
     Parameters
     ----------
     kind : type
         The class; its subclasses are meant too.
     loader : callable or str
-        ``loader(value)`` returns what the object stands for: a tensor, a list of tensors, a
+        ``loader(value)`` returns the value of the object: a tensor, a list of tensors, a
         ``Source``, or another lazy object. A text names an attribute that loads on first touch.
 
     Returns
@@ -69,12 +70,12 @@ def register_lazy(kind: Kind, loader: Callable[[Any], Any] | str) -> Kind:
 
 
 def is_lazy(value: object) -> bool:
-    """Say whether an object is registered or follows one of the two protocols; nothing loads."""
+    """Return whether an object can be loaded, without loading it."""
     return _loader_of(value) is not None
 
 
 def load_lazy(value: Any, *, path: str = "$") -> Any:
-    """Return what a lazy object stands for.
+    """Load a lazy object.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def load_lazy(value: Any, *, path: str = "$") -> Any:
         raise
     except Exception as error:
         raise MaterializeError(
-            f"expected {type(value).__name__} to load, got {type(error).__name__}: {error}",
+            f"loading {type(value).__name__} raised {type(error).__name__}: {reason_of(error)}",
             path=path,
         ) from error
 
@@ -108,7 +109,7 @@ def _loader_of(value: object) -> Callable[[Any], Any] | None:
         found = _LOADERS.get(kind)
         if found is not None:
             return found
-    # Static look-ups: a plain getattr might itself be the first touch that loads.
+    # Static look-ups: a plain getattr could trigger the load.
     if callable(getattr(type(value), "materialize", None)):
         return _call_materialize
     if inspect.getattr_static(value, "_lazy_data", _MISSING) is not _MISSING:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from mmformat.errors import MaterializeError, MissingExtraError, MMFormatError
 from mmformat.media.lazy import is_lazy, load_lazy
 from mmformat.media.processor_output import Draft, ProcessorOutput, processor_output
-from mmformat.media.sources import Fetcher
+from mmformat.media.sources import Fetcher, reason_of
 from mmformat.model.arguments import check_callable, check_type
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.identity import hash_of, identity_of, pad_value_of_hash
@@ -23,7 +23,7 @@ __all__ = ["materialize", "materialize_async"]
 
 
 MAX_LAZY_STEPS = 8
-"""A lazy object may load another one; more than this is a circle."""
+"""A lazy object may load another one, up to this depth."""
 
 
 def materialize(
@@ -57,7 +57,7 @@ def materialize(
     LimitError
         When a medium is over a bound of its source; the path names it.
     MaterializeError
-        When a medium cannot be had, decoded or processed, or an argument is of the wrong type; the
+        When a medium cannot be read, decoded or processed, or an argument is of the wrong type; the
         path names it.
     MissingExtraError
         When the library that opens the medium is not installed.
@@ -88,7 +88,7 @@ def materialize(
 async def materialize_async(
     inputs: MultimodalInputs, processor: Any = None, *, fetcher: Fetcher | None = None
 ) -> MultimodalInputs:
-    """Materialize in a thread, with URLs fetched at the same time by an asynchronous fetcher.
+    """Materialize in a thread; an asynchronous fetcher fetches all URLs concurrently.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def materialize_item(
 
 
 def is_done(item: MultimodalDataItem) -> bool:
-    """Say whether an item was materialized before."""
+    """Return whether an item is already materialized."""
     return item.frozen and item.hash is not None and not has_pending(item.feature)
 
 
@@ -180,8 +180,8 @@ def draft_item(
 
 
 def _resolved(value: Any, take: Callable[[Source, str], ProcessorOutput], path: str) -> Any:
-    # Not a function inside the other: one that calls itself is a reference cycle, which would
-    # keep the tensors until the cyclic collector runs.
+    # A module-level function: a recursive closure is a reference cycle, which would keep the
+    # tensors alive until the cyclic collector runs.
     for _ in range(MAX_LAZY_STEPS):
         if value is None or is_tensor(value) or isinstance(value, DictionaryTensor):
             return value
@@ -191,12 +191,13 @@ def _resolved(value: Any, take: Callable[[Source, str], ProcessorOutput], path: 
             return take(value, path)
         value = load_lazy(value, path=path)
     raise MaterializeError(
-        f"expected a tensor after {MAX_LAZY_STEPS} steps, got {type(value).__name__}", path=path
+        f"no tensor after {MAX_LAZY_STEPS} lazy steps, but {type(value).__name__}",
+        path=path,
     )
 
 
 def assign_identity(made: MultimodalDataItem, *, path: str) -> MultimodalDataItem:
-    """Set what is missing of an item's identity, hash and pad value, and freeze it."""
+    """Set an item's missing identity, hash and pad value, and freeze it."""
     with ErrorPath(path):
         if made.identity is None:
             made.identity = identity_of(made)
@@ -217,7 +218,7 @@ def _processed(
 ) -> ProcessorOutput:
     if processor is None:
         raise MaterializeError(
-            f"expected a processor for {item.modality.value}, got none",
+            f"no processor for {item.modality.value} was given",
             path=path,
             hint="mmformat.materialize(inputs, processor=...)",
             code="no-processor",
@@ -264,7 +265,7 @@ def _takes_item(processor: Any) -> bool:
 
 
 def load_values(value: Any, path: str) -> Any:
-    """Load the lazy objects in what has no modality of its own; a source has no meaning there."""
+    """Load the lazy objects of a nested value, in which a Source is an error."""
     if isinstance(value, dict):
         return {key: load_values(each, f"{path}.{key}") for key, each in value.items()}
     if type(value) in (list, tuple):
@@ -273,24 +274,22 @@ def load_values(value: Any, path: str) -> Any:
         )
     for _ in range(MAX_LAZY_STEPS):
         if isinstance(value, Source):
-            raise MaterializeError(
-                "expected a Source in an item's feature alone, got one here", path=path
-            )
+            raise MaterializeError("a Source is only allowed in an item's feature", path=path)
         if is_tensor(value) or not is_lazy(value):
             return value
         value = load_lazy(value, path=path)
-    raise MaterializeError(f"expected a value after {MAX_LAZY_STEPS} lazy steps", path=path)
+    raise MaterializeError(f"no value after {MAX_LAZY_STEPS} lazy steps", path=path)
 
 
 def has_pending(value: Any) -> bool:
-    """Say whether a feature holds anything that is no tensor."""
+    """Return whether a feature still holds a source or a lazy object."""
     if isinstance(value, (list, tuple)):
         return any(has_pending(each) for each in value)
     return not (value is None or is_tensor(value) or isinstance(value, DictionaryTensor))
 
 
 class ErrorPath:
-    """Let only our own errors out, each with the path of the medium."""
+    """A context that turns every exception into one of ours, with the path of the medium."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -314,7 +313,7 @@ class ErrorPath:
                 f"{error.reason}{inner}", path=self._path, hint=error.hint, code=code
             ) from error
         raise MaterializeError(
-            f"expected the processor to succeed, got {type(error).__name__}: {error}",
+            f"processor raised {type(error).__name__}: {reason_of(error)}",
             path=self._path,
         ) from error
 

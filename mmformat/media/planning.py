@@ -1,4 +1,4 @@
-"""Know what a request's images will become, and process each into memory of the caller's."""
+"""Plan a request's images from their headers, then process each into given memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _NAMES: Final[dict[str, Any]] = {"identity": "0" * 64, "hash": 2**64 - 1, "pad_v
 
 @dataclass(slots=True, kw_only=True)
 class PlannedImage(ProcessorOutput):
-    """An image whose header was read; its feature looks at memory that is still to be written."""
+    """An image whose header was read; its feature refers to memory that is still unwritten."""
 
     opened: OpenedImage
     size: tuple[int, int]
@@ -45,16 +45,16 @@ class PlannedImage(ProcessorOutput):
     out: Any = None
 
     def place(self, out: Any) -> None:
-        """Say where the pixels go."""
+        """Set the destination of the pixels."""
         self.out = out
         self.feature = self.plan.feature(out)
 
     def write(self) -> None:
-        """Decode the image, process it into its place, and let the pixels go."""
+        """Decode the image, process it into its destination, and release the pixels."""
         with ErrorPath(self.path):
             image = self.opened.load()
             if (image.height, image.width) != self.size:
-                # Of as many bytes in another arrangement nothing else would tell.
+                # The same number of bytes in another shape would pass every later check.
                 raise MaterializeError(
                     f"expected {self.size[0]} x {self.size[1]} pixels as the header said, "
                     f"got {image.height} x {image.width}"
@@ -66,7 +66,7 @@ class PlannedImage(ProcessorOutput):
 
 
 class PlannedInputs:
-    """Hold a request of which the images wait for a place to be processed into.
+    """A request whose images are still to be processed into memory of the caller.
 
     Made by :func:`plan_inputs`; a context manager that closes the images' files.
     """
@@ -78,7 +78,7 @@ class PlannedInputs:
         self._request_data = request_data
 
     def around(self, make: Callable[[TensorSpec, Any], Any]) -> MultimodalInputs:
-        """Return the inputs over tensors that are still to be written.
+        """Return the inputs, which refer to tensors that are still unwritten.
 
         Parameters
         ----------
@@ -101,7 +101,7 @@ class PlannedInputs:
         return MultimodalInputs(items=items, request_data=self._request_data)
 
     def write(self) -> MultimodalInputs:
-        """Process every image into its place, and return the inputs as `materialize` would.
+        """Process every image into its destination, and return the inputs as `materialize` does.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class PlannedInputs:
         self.close()
 
     def add(self, item: MultimodalDataItem, processor: Any, fetcher: Fetcher | None) -> None:
-        """Plan one more item, of which all but its images is materialized here."""
+        """Plan one more item; everything but its images is materialized at once."""
         path = f"$.items[{self._first + len(self._items)}]"
         if is_done(item):
             self._items.append(item)
@@ -177,7 +177,7 @@ def plan_inputs(
     fetcher: Fetcher | None = None,
     first: int = 0,
 ) -> PlannedInputs:
-    """Read the headers of a request's images, and materialize all else.
+    """Read the headers of a request's images, and materialize everything else.
 
     Parameters
     ----------

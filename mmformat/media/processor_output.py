@@ -22,7 +22,7 @@ _FIELDS: Final = frozenset(
 
 @dataclass(slots=True, kw_only=True)
 class ProcessorOutput:
-    """Hold the feature of one medium, its data by the model's names, and other fields."""
+    """The output of a processor for one medium."""
 
     feature: Feature
     model_specific_data: dict[str, Any] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class ProcessorOutput:
 
 @dataclass(slots=True, kw_only=True)
 class Draft:
-    """Hold an item whose media were processed, before it is put together.
+    """An item whose media are processed, before the result is assembled.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ class Draft:
     outputs: list[ProcessorOutput] = field(default_factory=list)
 
     def build(self) -> MultimodalDataItem:
-        """Return a new item of all that, not yet named and frozen."""
+        """Return the new item, without identity and not frozen."""
         updates: dict[str, Any] = {
             "feature": _features(self.feature),
             "precomputed_embeddings": self.precomputed_embeddings,
@@ -64,7 +64,7 @@ class Draft:
 
 
 def processor_output(made: Any) -> ProcessorOutput:
-    """Return a processor's result in one shape.
+    """Convert what a processor returned to a ProcessorOutput.
 
     Raises
     ------
@@ -94,7 +94,7 @@ def processor_output(made: Any) -> ProcessorOutput:
 
 
 def _merged(outputs: Sequence[ProcessorOutput]) -> dict[str, Any]:
-    """Join the data of several media: arrays along their first axis, anything else in a list."""
+    """Join the data of several media: arrays along their first axis, other values in a list."""
     if len(outputs) == 1:
         return outputs[0].model_specific_data
     names = dict.fromkeys(name for output in outputs for name in output.model_specific_data)

@@ -20,6 +20,7 @@ from mmformat.media.image import (
     TilesImageProcessor,
 )
 from mmformat.media.image.normalization import DTYPE_KEY, ENCODING_KEY
+from mmformat.media.sources import reason_of
 
 __all__ = ["KNOWN_PROCESSORS", "processor_from_config"]
 
@@ -111,7 +112,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise MaterializeError(f"expected a JSON file, got: {error}", path=str(path)) from error
+        raise MaterializeError(
+            f"expected a JSON file, got: {reason_of(error)}", path=str(path)
+        ) from error
     if not isinstance(values, dict):
         raise MaterializeError(f"expected an object, got {type(values).__name__}", path=str(path))
     return values

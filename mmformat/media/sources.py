@@ -8,6 +8,7 @@ import inspect
 import io
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,10 +34,25 @@ __all__ = [
     "open_image",
     "open_source",
     "read_source",
+    "reason_of",
 ]
 
 Fetcher: TypeAlias = Callable[[str], Any]
 """``fetcher(url) -> bytes``; only :func:`mmformat.materialize_async` awaits a coroutine."""
+
+
+_OBJECT: Final = re.compile(r" ?<[^<>]*(?:\b0x[0-9a-fA-F]+|\bname=)[^<>]*>| ?\b0x[0-9a-fA-F]{8,}\b")
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the text of another library's exception, without reprs and addresses of objects.
+
+    Examples
+    --------
+    >>> reason_of(ValueError(f"cannot identify image file {io.BytesIO()!r}"))
+    'cannot identify image file'
+    """
+    return _OBJECT.sub("", str(error)) or type(error).__name__
 
 
 def read_source(source: Source, *, fetcher: Fetcher | None = None, path: str = "$") -> bytes:
@@ -56,7 +72,7 @@ def read_source(source: Source, *, fetcher: Fetcher | None = None, path: str = "
     LimitError
         When there are more bytes than ``source.max_nbytes``; no more than those were read.
     MaterializeError
-        When the bytes cannot be had.
+        When the bytes cannot be read.
 
     Notes
     -----
@@ -81,7 +97,7 @@ def open_source(source: Source, *, fetcher: Fetcher | None = None, path: str = "
     LimitError
         When there are more bytes than ``source.max_nbytes``.
     MaterializeError
-        When the bytes cannot be had.
+        When the bytes cannot be read.
 
     Notes
     -----
@@ -103,9 +119,7 @@ def open_source(source: Source, *, fetcher: Fetcher | None = None, path: str = "
     elif source.kind == "bytes":
         data = source.data
     else:
-        raise MaterializeError(
-            f"expected a source with encoded bytes, got one of kind {source.kind!r}", path=path
-        )
+        raise MaterializeError(f"a source of kind {source.kind!r} has no encoded bytes", path=path)
     _check_nbytes(len(data), source, path)
     return io.BytesIO(_as_bytes(data, path))
 
@@ -123,7 +137,7 @@ def _as_bytes(data: Any, path: str) -> bytes:
 
 
 def _open_path(source: Source, path: str) -> BinaryIO:
-    # A FIFO or a device would block or never end, so look before the first read.
+    # A FIFO or a device could block or never end, so check before the first read.
     try:
         descriptor = os.open(source.data, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (OSError, ValueError) as error:
@@ -150,7 +164,7 @@ def _from_base64(text: str | bytes, source: Source, path: str) -> bytes:
         return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
         raise MaterializeError(
-            f"expected base64 text, got {len(text):,} characters: {error}",
+            f"expected base64 text, got {len(text):,} characters: {reason_of(error)}",
             path=path,
             hint="for a path: Source(pathlib.Path(...)) or kind='path'",
         ) from error
@@ -159,7 +173,7 @@ def _from_base64(text: str | bytes, source: Source, path: str) -> bytes:
 def _from_data_url(url: str, source: Source, path: str) -> bytes:
     head, comma, body = url.partition(",")
     if not comma:
-        raise MaterializeError("expected a data URL with a comma, got none", path=path)
+        raise MaterializeError("the data URL has no comma", path=path)
     if head.lower().endswith(";base64"):
         return _from_base64(body, source, path)
     if len(body) > source.max_nbytes * 3:  # each byte may take three characters
@@ -171,7 +185,7 @@ def _from_fetcher(source: Source, fetcher: Fetcher | None, path: str) -> Any:
     chosen = source.fetcher or fetcher
     if chosen is None:
         raise MaterializeError(
-            "expected a fetcher for an http(s) URL, got none; no request was made",
+            "a URL needs a fetcher; no request was made",
             path=path,
             hint="pass fetcher=, as lambda url: httpx.get(url).content",
             code="no-fetcher",
@@ -186,7 +200,7 @@ def _from_fetcher(source: Source, fetcher: Fetcher | None, path: str) -> Any:
         if inspect.iscoroutine(data):
             data.close()
         raise MaterializeError(
-            "expected bytes from the fetcher, got an awaitable",
+            "the fetcher returned an awaitable instead of bytes",
             path=path,
             hint="use await mmformat.materialize_async(...)",
         )
@@ -204,7 +218,7 @@ def _check_nbytes(nbytes: int, source: Source, path: str) -> None:
 
 def _unreadable(source: Source, error: Exception, path: str) -> MaterializeError:
     return MaterializeError(
-        f"expected to read {source!r}, got {type(error).__name__}: {error}", path=path
+        f"cannot read {source!r}: {type(error).__name__}: {reason_of(error)}", path=path
     )
 
 
@@ -216,7 +230,7 @@ ORIENTATION: Final = 0x0112
 
 
 def load_image(source: Source, *, fetcher: Fetcher | None = None, path: str = "$") -> Image:
-    """Decode a source to an image that stands upright; its colour mode is left as it is.
+    """Decode a source to an upright image; its colour mode is kept.
 
     Parameters
     ----------
@@ -256,7 +270,7 @@ def load_image(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
 
 
 def open_image(source: Source, *, fetcher: Fetcher | None = None, path: str = "$") -> OpenedImage:
-    """Open a source, and decode nothing of it; what cannot be opened or is too large is refused.
+    """Open a source as an image and check its size; no pixel is decoded.
 
     Parameters
     ----------
@@ -289,7 +303,7 @@ def open_image(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
 
 
 class OpenedImage:
-    """Hold an image whose header was read; its pixels are decoded when they are asked for.
+    """An image whose header was read; its pixels are decoded by :meth:`load`.
 
     Made by :func:`open_image`.
     """
@@ -304,7 +318,7 @@ class OpenedImage:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the image when it stands upright.
+        """Height and width of the upright image.
 
         Notes
         -----
@@ -314,7 +328,7 @@ class OpenedImage:
         with _readable(self._source, self._path):
             turned = self._image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
             if turned and self._image.format == "TIFF":
-                # Pillow turns these by itself, and its versions differ in when the size says so.
+                # Pillow rotates these itself; its versions differ in when the size reflects that.
                 self._image.load()
                 turned = self._image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
         width, height = self._image.size
@@ -322,11 +336,11 @@ class OpenedImage:
 
     @property
     def channels(self) -> int:
-        """How many channels the image has as it is, a palette's indices being one."""
+        """The number of channels as stored; palette indices are one channel."""
         return len(self._image.getbands())
 
     def load(self) -> Image:
-        """Decode the image, and put it upright.
+        """Decode the image, and apply its orientation.
 
         Raises
         ------
@@ -339,14 +353,14 @@ class OpenedImage:
         return _decoded(self._image, self._path)
 
     def close(self) -> None:
-        """Close the file; what was decoded stays."""
+        """Close the file; a decoded image stays valid."""
         if self._file is not None:
             self._file.close()
 
 
 @contextmanager
 def _readable(source: Source, path: str) -> Iterator[None]:
-    """Turn whatever Pillow raises into an error that says what was expected."""
+    """Turn exceptions of Pillow into ours."""
     pillow = require("PIL.Image", extra="media")
     try:
         yield
@@ -354,13 +368,14 @@ def _readable(source: Source, path: str) -> Iterator[None]:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
         raise LimitError(
-            f"expected an image within Pillow's own bound, got: {error}",
+            f"the image exceeds Pillow's own limit: {reason_of(error)}",
             path=path,
             hint="PIL.Image.MAX_IMAGE_PIXELS is stricter than Source(..., max_pixels=...)",
         ) from error
     except Exception as error:
         raise MaterializeError(
-            f"expected an image ({', '.join(IMAGE_FORMATS)}), got {source!r}: {error}", path=path
+            f"cannot open {source!r} as an image ({', '.join(IMAGE_FORMATS)}): {reason_of(error)}",
+            path=path,
         ) from error
 
 
@@ -373,7 +388,9 @@ def _decoded(image: Image, path: str) -> Image:
         if image.getexif().get(ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
     except Exception as error:
-        raise MaterializeError(f"expected a whole image, got: {error}", path=path) from error
+        raise MaterializeError(
+            f"the image is incomplete or damaged: {reason_of(error)}", path=path
+        ) from error
     return image
 
 
@@ -396,7 +413,7 @@ def _extent_of(array: Any, path: str) -> tuple[int, int]:
 def _image_of_array(pillow: Any, array: Any, path: str) -> Image:
     pixels = np.asarray(array)
     if 0 in pixels.shape:
-        raise MaterializeError(f"expected pixels, got shape {pixels.shape}", path=path)
+        raise MaterializeError(f"the array has no pixels: shape {pixels.shape}", path=path)
     if pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4):
         pixels = pixels.transpose(1, 2, 0)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
@@ -415,8 +432,8 @@ def _check_pixels(size: tuple[int, int], source: Source, path: str) -> None:
         )
 
 
-# A demuxer is named, never guessed: FFmpeg's guesses include play lists, which open other files
-# and URLs.
+# FFmpeg must not guess the demuxer: its guesses include play lists, which open other files and
+# URLs.
 _DEMUXERS: Final = (
     (4, b"ftyp", "mp4"),
     (4, b"moov", "mp4"),
@@ -491,14 +508,14 @@ def check_duration(duration_s: float, source: Source, path: str) -> None:
 
 @contextmanager
 def ffmpeg_errors(what: str, path: str) -> Iterator[None]:
-    """Turn whatever FFmpeg raises into a MaterializeError that says what was expected."""
+    """Turn exceptions of FFmpeg into MaterializeError."""
     try:
         yield
     except (MMFormatError, GeneratorExit):
         raise
     except Exception as error:
-        # FFmpeg's own words; the rest of its text is a file number that means nothing here.
-        reason = getattr(error, "strerror", None) or str(error)
+        # Only FFmpeg's reason; the rest of its text names an internal file object.
+        reason = getattr(error, "strerror", None) or reason_of(error)
         raise MaterializeError(
             f"expected {what}, got {type(error).__name__}: {reason}", path=path
         ) from error

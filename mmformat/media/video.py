@@ -20,7 +20,7 @@ Frame = npt.NDArray[np.uint8]
 
 
 class Video:
-    """Give the frames of a video by their indices, decoding each once.
+    """An opened video, whose frames are decoded once each.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Video:
 
     @property
     def duration_s(self) -> float | None:
-        """How long the video lasts, or None when its frames a second are not known."""
+        """The duration, or None when the frame rate is unknown."""
         return self.frame_count / self.fps if self.fps else None
 
     def frames(self, indices: Sequence[int] | npt.NDArray[Any]) -> Iterator[Frame]:
@@ -97,7 +97,7 @@ class Video:
         """
         wanted = [int(index) for index in indices]
         if any(index < 0 for index in wanted) or sorted(set(wanted)) != wanted:
-            raise MaterializeError("expected ascending frame indices", path=self.path)
+            raise MaterializeError("frame indices must ascend", path=self.path)
         given = 0
         for frame in self._read(wanted):
             given += 1
@@ -112,7 +112,7 @@ class Video:
             )
 
     def close(self) -> None:
-        """Close the file; twice is once."""
+        """Close the file; a second call does nothing."""
         close, self._close = self._close, None
         if close is not None:
             close()
@@ -145,13 +145,13 @@ def open_video(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
         container = stack.enter_context(open_container(source, fetcher=fetcher, path=path))
         with ffmpeg_errors("a video", path):
             if not container.streams.video:
-                raise MaterializeError("expected a video stream, got none", path=path)
+                raise MaterializeError("the file has no video stream", path=path)
             stream = container.streams.video[0]
             rate = stream.average_rate
             fps = float(rate) if rate else None
             height, width = stream.codec_context.height, stream.codec_context.width
             _check_frame(height, width, source, path)
-            # The size can change on the way; this bound is FFmpeg's own.
+            # The size can change within a stream; FFmpeg enforces this limit itself.
             stream.codec_context.options = {"max_pixels": str(source.max_pixels)}
             count = int(stream.frames) or _count_packets(container, stream)
         if fps:
@@ -170,7 +170,7 @@ def open_video(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
 
 def _check_frame(height: int, width: int, source: Source, path: str) -> None:
     if height < 1 or width < 1:
-        raise MaterializeError(f"expected frames, got a size of {height} x {width}", path=path)
+        raise MaterializeError(f"the frames have a size of {height} x {width}", path=path)
     if height * width > source.max_pixels:
         raise LimitError(
             f"expected at most {source.max_pixels:,} pixels a frame, got {width:,} x {height:,}",
@@ -201,7 +201,7 @@ def _decoded(container: Any, stream: Any, wanted: Sequence[int], path: str) -> I
                 shape = pixels.shape
             if pixels.shape != shape:
                 raise MaterializeError(
-                    f"expected frames of one size, got {shape} and {pixels.shape}", path=path
+                    f"the frames change size from {shape} to {pixels.shape}", path=path
                 )
             yield pixels
 

@@ -80,9 +80,9 @@ def sample_frames(
     [0, 25, 50, 75]
     """
     if frame_count < 1:
-        raise MaterializeError(f"expected a video with frames, got {frame_count}")
+        raise MaterializeError(f"the video has {frame_count} frames")
     if fps is not None and num_frames is not None:
-        raise MaterializeError(f"expected num_frames or fps, got {num_frames} and {fps}")
+        raise MaterializeError(f"num_frames and fps exclude each other, got {num_frames} and {fps}")
     if num_frames is not None:
         wanted = round(num_frames / temporal_patch_size) * temporal_patch_size
     elif fps is not None:
@@ -113,7 +113,7 @@ def _frames_at(
 ) -> int:
     if not video_fps or not math.isfinite(video_fps) or video_fps < 0:
         raise MaterializeError(
-            f"expected a video that says its frames a second, got {video_fps}",
+            f"the frame rate of the video is unknown ({video_fps})",
             hint="give num_frames instead of fps",
         )
     bound = math.floor(min(max_frames, frame_count) / factor) * factor
@@ -187,7 +187,7 @@ class QwenVLVideoProcessor:
     max_video_tokens : int
         The budget of which a video may take nine tenths.
     normalization : FusedNormalization
-        From bytes to floats.
+        How bytes become floats.
     backend : {"torch", "pillow"}
         What resizes. ``"torch"`` gives transformers' bits; ``"pillow"`` needs no torch, and differs
         by 1 or 2 in under 1 % of the bytes.
@@ -254,7 +254,7 @@ class QwenVLVideoProcessor:
         Raises
         ------
         MaterializeError
-            When a value has no meaning, or the configuration is another processor's.
+            When a value is invalid, or the configuration is another processor's.
 
         Examples
         --------
@@ -424,9 +424,7 @@ def _check_type(name: str, values: Mapping[str, Any]) -> None:
             code="unknown-processor",
         )
     if values.get("do_resize") is False:
-        raise MaterializeError(
-            "expected frames to be resized, got do_resize false", path="$.do_resize"
-        )
+        raise MaterializeError("do_resize must be true for videos", path="$.do_resize")
 
 
 def _torch_resizer(resample: int) -> Callable[[Planes, int, int], Planes]:
@@ -511,7 +509,7 @@ class Qwen3VLVideoProcessor(QwenVLVideoProcessor):
     def _indices_of(self, video: Video) -> npt.NDArray[np.int64]:
         count = video.frame_count
         if count < 1:
-            raise MaterializeError(f"expected a video with frames, got {count}")
+            raise MaterializeError(f"the video has {count} frames")
         if self.num_frames is not None:
             wanted = self.num_frames
         elif self.fps is not None:

@@ -253,7 +253,6 @@ def _cases(world: World) -> dict[str, Case]:
             {"folder": world.directory / "dataset"},
             {"limits": None, "library": None, "timeout_s": 0.0},
         ),
-        "register_lazy": Case(_registered, {"kind": None, "loader": "attribute"}),
         "MaterializePool": Case(
             mm.MaterializePool,
             {"workers": 1, "kind": "thread"},
@@ -292,10 +291,6 @@ def _listed(call: Callable[..., Any]) -> Callable[..., Any]:
         return list(call(*arguments, **keywords))
 
     return run
-
-
-def _registered(kind: Any, loader: Any) -> Any:
-    return lazy.register_lazy(type("Fresh", (), {}) if kind is None else kind, loader)
 
 
 NAMES = (
@@ -339,7 +334,6 @@ NAMES = (
     "materialize",
     "materialize_async",
     "open_dataset",
-    "register_lazy",
     "zmq.recv",
     "zmq.send",
 )

@@ -37,7 +37,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FixedSizeImageProcessor(PixelProcessor):
-    """Make an image of one size, as CLIP and SigLIP want it: ``pixel_values`` (1, 3, h, w).
+    """Produce images of a fixed size, for CLIP and SigLIP: ``pixel_values`` (1, 3, h, w).
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ class FixedSizeImageProcessor(PixelProcessor):
     crop_size : (int, int), or None
         Height and width of the center that is kept; None keeps all.
     normalization : Normalization
-        From bytes to floats.
+        How bytes become floats.
     resample : int
         A ``PIL.Image.Resampling``.
     do_convert_rgb : bool
-        Bring every mode to RGB first.
+        Convert every mode to RGB first.
 
     References
     ----------
@@ -79,7 +79,7 @@ repeat=1, ratio=3.92)
         Raises
         ------
         MaterializeError
-            When a value has no meaning.
+            When a value is invalid.
         """
         settings = Settings(values)
         size = settings.size("size", {"shortest_edge": 224}, default_to_square=False)
@@ -99,7 +99,7 @@ repeat=1, ratio=3.92)
         Raises
         ------
         MaterializeError
-            When a value has no meaning.
+            When a value is invalid.
         """
         settings = Settings(values)
         size = settings.size("size", {"height": 224, "width": 224}, default_to_square=False)
@@ -113,7 +113,7 @@ repeat=1, ratio=3.92)
         )
 
     def extent(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width that an image of this size comes out with.
+        """Return the output height and width for an image of this size.
 
         Raises
         ------
@@ -158,7 +158,7 @@ def _height_width(size: Mapping[str, int]) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlavaImageProcessor(PixelProcessor):
-    """Make an image of one size, as LLaVA 1.5 wants it: ``pixel_values`` (1, 3, height, width).
+    """Produce images of a fixed size, for LLaVA 1.5: ``pixel_values`` (1, 3, height, width).
 
     Parameters
     ----------
@@ -188,7 +188,7 @@ class LlavaImageProcessor(PixelProcessor):
         Raises
         ------
         MaterializeError
-            When a value has no meaning.
+            When a value is invalid.
         """
         settings = Settings(values)
         background = None
@@ -201,12 +201,12 @@ class LlavaImageProcessor(PixelProcessor):
 
     @property
     def normalization(self) -> Normalization:
-        """From bytes to floats."""
+        """How bytes become floats."""
         return self.fixed.normalization
 
     @property
     def do_convert_rgb(self) -> bool:
-        """Whether every mode is brought to RGB first."""
+        """Whether every mode is converted to RGB first."""
         return self.fixed.do_convert_rgb
 
     def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
@@ -229,11 +229,13 @@ def _pad_to_square(pixels: Image.Image, color: tuple[int, int, int]) -> Image.Im
     edge = max(width, height)
     if edge * edge > MAX_RESIZED_PIXELS:
         raise MaterializeError(
-            f"expected a square of at most {MAX_RESIZED_PIXELS:,} pixels, got {edge} x {edge}",
+            f"a padded square may have at most {MAX_RESIZED_PIXELS:,} pixels, not {edge} x {edge}",
             path="$.do_pad",
         )
     if pixels.mode != "RGB":
-        raise MaterializeError(f"expected RGB to pad, got {pixels.mode}", path="$.do_convert_rgb")
+        raise MaterializeError(
+            f"only RGB images can be padded, got mode {pixels.mode}", path="$.do_convert_rgb"
+        )
     square = Image.new("RGB", (edge, edge), color)
     square.paste(pixels, ((edge - width) // 2, (edge - height) // 2))
     return square

@@ -75,7 +75,7 @@ class Normalization:
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise MaterializeError(
-                f"expected both a mean and a std, got {self.mean} and {self.std}",
+                f"mean and std must be given together, got {self.mean} and {self.std}",
                 path="$.image_mean",
             )
         if self.encoding not in ("dictionary", "plain"):
@@ -91,7 +91,7 @@ class Normalization:
 
     @property
     def is_identity(self) -> bool:
-        """Whether nothing is done, so that the pixels stay uint8."""
+        """Whether neither step applies, so that the pixels stay uint8."""
         return self.rescale_factor is None and self.mean is None
 
     def table(self, channels: int) -> npt.NDArray[np.float32]:
@@ -115,7 +115,7 @@ class Normalization:
         return table
 
     def choose(self, encoding: Encoding | None, dtype: FloatDtype | None) -> Normalization:
-        """Return this normalization with what a call asks to come out.
+        """Return a copy with another encoding or dtype.
 
         Raises
         ------
@@ -145,7 +145,7 @@ def _column(value: tuple[float, ...] | float, channels: int, path: str) -> npt.N
     values: Sequence[Any] = value if isinstance(value, tuple) else [value] * channels
     if len(values) != channels:
         raise MaterializeError(
-            f"expected {channels} values, one a channel, got {len(values)}", path=path
+            f"expected one value per channel ({channels}), got {len(values)}", path=path
         )
     return np.array(values, dtype=np.float32)[:, None]
 
@@ -161,7 +161,7 @@ DTYPE_KEY: Final = "mmformat.dtype"
 
 
 class PixelSettings(TypedDict):
-    """Hold what every image processor is configured with."""
+    """The configuration that every image processor has."""
 
     normalization: Normalization
     resample: int
@@ -236,7 +236,7 @@ class Settings:
         return size_mapping(value, default_to_square=square, path=f"$.{name}")
 
     def pixels(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelSettings:
-        """Return what every image processor is configured with."""
+        """Return the configuration that every image processor has."""
         return PixelSettings(
             normalization=self.normalization(mean=mean, std=std),
             resample=self.resample(Image.Resampling.BICUBIC),
@@ -244,7 +244,7 @@ class Settings:
         )
 
     def normalization(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalization:
-        """Return the way from bytes to floats."""
+        """Return the normalization."""
         rescale = self._values.get("rescale_factor")
         normalize = self.flag("do_normalize", True)
         return Normalization(

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from mmformat.errors import MaterializeError
+from mmformat.media.sources import reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,11 +75,11 @@ def to_rgb(image: ImageLike, *, convert: bool = True) -> Image.Image:
     except MaterializeError:
         raise
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError, MemoryError) as error:
-        raise MaterializeError(f"expected an image that can be read, got: {error}") from error
+        raise MaterializeError(f"the image cannot be read: {reason_of(error)}") from error
 
 
 def planes(image: Image.Image) -> Callable[[int], npt.NDArray[np.uint8]]:
-    """Return a function that gives one channel of the image as an array (height, width)."""
+    """Return a function that returns one channel of the image as an array (height, width)."""
     if len(image.getbands()) == 1:
         return lambda channel: np.asarray(image)
     return lambda channel: np.asarray(image.getchannel(channel))
@@ -91,13 +92,13 @@ def _pillow_to_rgb(image: Image.Image, convert: bool) -> Image.Image:
             hint="mmformat.materialize opens paths, bytes and URLs",
         )
     if 0 in image.size:
-        raise MaterializeError(f"expected an image with pixels, got {image.height} x {image.width}")
+        raise MaterializeError(f"the image has no pixels: {image.height} x {image.width}")
     image.load()  # a file that ends too early says so here
     if not convert:
-        # transformers goes on with np.array(image), which has a meaning for bytes alone.
+        # transformers continues with np.array(image), which is only meaningful for bytes.
         if image.mode not in ("L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "LAB", "LA"):
             raise MaterializeError(
-                f"expected an image of bytes, got mode {image.mode}",
+                f"only images of 8 bits a channel can stay unconverted, got mode {image.mode}",
                 path="$.do_convert_rgb",
                 hint="let the processor convert: do_convert_rgb=True",
             )
@@ -123,7 +124,7 @@ def _array_to_rgb(array: npt.NDArray[Any], convert: bool) -> Image.Image:
     if convert and array.shape[2] == 1:
         array = np.repeat(array, 3, axis=2)
     elif convert and array.shape[2] == 4:
-        # Not Pillow's compositing: transformers blends arrays in float64 and rounds.
+        # transformers blends arrays in float64 and rounds, unlike Pillow's compositing.
         alpha = array[..., 3:4] / 255
         array = np.round(alpha * array[..., :3] + (1 - alpha) * 255).astype(np.uint8)
     return Image.fromarray(array[..., 0] if array.shape[2] == 1 else np.ascontiguousarray(array))
@@ -149,7 +150,7 @@ def resize(image: Image.Image, height: int, width: int, *, resample: int) -> Ima
     try:
         return image.resize((width, height), resample=Image.Resampling(resample))
     except (OSError, ValueError, SyntaxError, MemoryError) as error:
-        raise MaterializeError(f"expected an image that can be resized, got: {error}") from error
+        raise MaterializeError(f"the image cannot be resized: {reason_of(error)}") from error
 
 
 def check_size(height: int, width: int, *, of: tuple[int, int]) -> None:
@@ -266,7 +267,7 @@ def smart_resize(
 
 
 def _bounded_edges(height: int, width: int, shortest: int, longest: int) -> tuple[int, int]:
-    # transformers' get_size_with_aspect_ratio, whose roundings differ from the other rule's.
+    # transformers' get_size_with_aspect_ratio, which rounds differently.
     small, large = float(min(height, width)), float(max(height, width))
     raw: float = shortest
     if large / small * shortest > longest:

@@ -35,14 +35,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class ProcessedImage:
-    """Hold what an image processor makes of one image.
+    """The output of an image processor for one image.
 
     Parameters
     ----------
     feature : DictionaryTensor, numpy array or torch tensor
         ``pixel_values`` of the one image, in the shape that transformers gives for it.
     model_specific_data : dict
-        What the model wants beside it, by transformers' names, as ``image_grid_thw``.
+        The other model inputs, by transformers' names, as ``image_grid_thw``.
     """
 
     feature: TensorValue
@@ -60,7 +60,7 @@ class ImageProcessor(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodesLayout:
-    """Say how a processor lays out the bytes of an image.
+    """How a processor lays out the bytes of an image.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ class CodesLayout:
         Turn bytes into floats even where there is nothing to rescale or normalize; otherwise they
         stay uint8, as transformers leaves them.
     model_specific_data : dict
-        What the model wants beside the pixels.
+        The other model inputs.
     """
 
     codes: tuple[int, ...]
@@ -86,18 +86,18 @@ class CodesLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePlan:
-    """Say what a processor will write, and make the feature of what it wrote.
+    """What a processor will write, known from the size of the image alone.
 
     Made by the ``plan`` of an image processor.
 
     Parameters
     ----------
     layout : CodesLayout
-        Where the bytes go.
+        Where the bytes are written.
     table : float tensor (channels, 256), or None
-        What a byte becomes; None leaves the bytes alone.
+        The value of each byte; None keeps the bytes.
     is_plain : bool
-        Whether floats are written, and not bytes that stand beside their table.
+        Whether floats are written instead of codes and a table.
 
     Examples
     --------
@@ -137,7 +137,7 @@ class ImagePlan:
 
     @property
     def spec(self) -> TensorSpec:
-        """The tensor that is written: bytes, or floats when plain."""
+        """The tensor to be written: bytes, or floats when plain."""
         layout = self.layout
         if self.table is None or not self.is_plain:
             return TensorSpec("uint8", layout.codes)
@@ -146,12 +146,12 @@ class ImagePlan:
 
     @property
     def library(self) -> Literal["torch", "numpy"]:
-        """Whose tensor it is: torch's for bfloat16 in full, which numpy does not know."""
+        """The library of the tensor: torch for plain bfloat16, which numpy lacks."""
         return "torch" if self.is_plain and is_torch(self.table) else "numpy"
 
     @property
     def model_specific_data(self) -> dict[str, Any]:
-        """What the model wants beside the pixels."""
+        """The other model inputs."""
         return self.layout.model_specific_data
 
     def empty(self) -> Any:
@@ -164,7 +164,7 @@ class ImagePlan:
         return np.empty(spec.shape, numpy_dtype(spec.dtype))
 
     def codes_in(self, out: Any) -> npt.NDArray[np.uint8]:
-        """Return where the bytes are written: ``out`` itself, or new memory when it is plain.
+        """Return where to write the bytes: ``out`` itself, or new memory when it is plain.
 
         Raises
         ------
@@ -183,14 +183,14 @@ class ImagePlan:
         return np.empty(self.layout.codes, np.uint8)
 
     def feature(self, out: Any) -> TensorValue:
-        """Return the feature over ``out``, which is or will be written."""
+        """Return the feature that refers to ``out``, which may be written later."""
         if self.table is None or self.is_plain:
             feature: TensorValue = out
             return feature
         return self._dictionary(out)
 
     def finish(self, codes: npt.NDArray[np.uint8], out: Any = None) -> TensorValue:
-        """Return the feature of bytes that are written.
+        """Return the feature of the written bytes.
 
         Parameters
         ----------
@@ -220,7 +220,7 @@ class ImagePlan:
 
 
 class PixelProcessor(ABC):
-    """Make pixels of an image, in two steps that a family of models fills in.
+    """The common part of all image processors; a family of models implements two steps.
 
     A family says in :meth:`layout` what becomes of an image of some size, and in :meth:`write`
     resizes and cuts the bytes. Encodings, dtypes and destinations are the same for all.
@@ -231,16 +231,16 @@ class PixelProcessor(ABC):
     @property
     @abstractmethod
     def normalization(self) -> Normalization:
-        """From bytes to floats."""
+        """How bytes become floats."""
 
     @property
     @abstractmethod
     def do_convert_rgb(self) -> bool:
-        """Whether every mode is brought to RGB first."""
+        """Whether every mode is converted to RGB first."""
 
     @abstractmethod
     def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
-        """Return how the bytes of an image of this size are laid out.
+        """Return the layout of the bytes of an image of this size.
 
         Raises
         ------
@@ -261,7 +261,7 @@ class PixelProcessor(ABC):
         encoding: Encoding | None = None,
         dtype: FloatDtype | None = None,
     ) -> ImagePlan:
-        """Say what will become of an image, before a pixel of it is decoded.
+        """Return what will be written for an image of this size, before any pixel is decoded.
 
         Parameters
         ----------

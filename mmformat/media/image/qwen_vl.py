@@ -38,7 +38,7 @@ class QwenVLImageProcessor(PixelProcessor):
     merge_size : int
         How many patches along each edge the model merges into one token.
     normalization : Normalization
-        From bytes to floats.
+        How bytes become floats.
     resample : int
         A ``PIL.Image.Resampling``.
     do_resize, do_convert_rgb : bool
@@ -75,7 +75,7 @@ class QwenVLImageProcessor(PixelProcessor):
         Raises
         ------
         MaterializeError
-            When a value has no meaning.
+            When a value is invalid.
         """
         settings = Settings(values)
         size = settings.mapping("size")
@@ -118,7 +118,7 @@ class QwenVLImageProcessor(PixelProcessor):
         )
 
     def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
-        """Resize, and write each patch behind the other."""
+        """Resize, and write the patches one after another."""
         if self.do_resize:
             height, width = self._resized(pixels.height, pixels.width)
             pixels = resize(pixels, height, width, resample=self.resample)

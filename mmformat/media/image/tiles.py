@@ -29,7 +29,7 @@ PINPOINTS: Final = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LlavaNextImageProcessor(PixelProcessor):
-    """Cut an image of any resolution into tiles, as LLaVA-NeXT wants it.
+    """Cut an image of any resolution into tiles, for LLaVA-NeXT.
 
     ``pixel_values`` are (1, tiles, channels, height, width), the thumbnail first, and
     ``image_sizes`` int64 (1, 2).
@@ -68,7 +68,7 @@ class LlavaNextImageProcessor(PixelProcessor):
         Raises
         ------
         MaterializeError
-            When a value has no meaning.
+            When a value is invalid.
         """
         settings = Settings(values)
         size = settings.size("size", {"shortest_edge": 224}, default_to_square=False)
@@ -88,12 +88,12 @@ class LlavaNextImageProcessor(PixelProcessor):
 
     @property
     def normalization(self) -> Normalization:
-        """From bytes to floats."""
+        """How bytes become floats."""
         return self.fixed.normalization
 
     @property
     def do_convert_rgb(self) -> bool:
-        """Whether every mode is brought to RGB first."""
+        """Whether every mode is converted to RGB first."""
         return self.fixed.do_convert_rgb
 
     def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
@@ -105,7 +105,7 @@ class LlavaNextImageProcessor(PixelProcessor):
         extents = {self.fixed.extent(*size) for size in sizes}
         if len(extents) != 1:
             raise MaterializeError(
-                "expected tiles of one size, got several",
+                "the tiles have different sizes",
                 path="$.image_grid_pinpoints",
                 hint=f"each resolution must be a multiple of {self.tile_size}",
             )
@@ -144,7 +144,7 @@ class LlavaNextImageProcessor(PixelProcessor):
 def best_resolution(
     height: int, width: int, resolutions: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
-    """Return the resolution that keeps most of an image's pixels, and wastes least of its own.
+    """Return the resolution that keeps most of the image, then the one with the least padding.
 
     Raises
     ------
@@ -169,9 +169,7 @@ def best_resolution(
         if kept > most or (kept == most and wasted < least):
             best, most, least = (to_height, to_width), kept, wasted
     if best is None:
-        raise MaterializeError(
-            "expected a resolution to choose from, got none", path="$.image_grid_pinpoints"
-        )
+        raise MaterializeError("no resolution to choose from", path="$.image_grid_pinpoints")
     return best
 
 
@@ -190,7 +188,7 @@ def _pinpoints(value: Any) -> tuple[tuple[int, int], ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TilesImageProcessor(PixelProcessor):
-    """Cut an image into tiles of one size, as InternVL and GOT-OCR 2 want it.
+    """Cut an image into tiles of one size, for InternVL and GOT-OCR 2.
 
     ``pixel_values`` are (tiles, channels, height, width), and ``num_patches`` int64 (1,).
 
@@ -203,7 +201,7 @@ class TilesImageProcessor(PixelProcessor):
     min_patches, max_patches : int
         Bounds on the tiles, the thumbnail not counted.
     normalization : Normalization
-        From bytes to floats.
+        How bytes become floats.
     resample : int
         A ``PIL.Image.Resampling``.
     do_resize, do_convert_rgb : bool
@@ -239,7 +237,7 @@ class TilesImageProcessor(PixelProcessor):
         Raises
         ------
         MaterializeError
-            When a value has no meaning.
+            When a value is invalid.
         """
         settings = Settings(values)
         return cls(

@@ -14,18 +14,18 @@ from mmformat.errors import MaterializeError, MMFormatError, ModelError
 from mmformat.media.pool.process import ProcessWorker, ThreadWorker, Worker
 from mmformat.media.pool.queue import PoolRequest, RequestQueue
 from mmformat.media.pool.recipe import find, recipe_of
-from mmformat.media.sources import Fetcher
+from mmformat.media.sources import Fetcher, reason_of
 from mmformat.model.arguments import check_callable, check_text, check_type
 from mmformat.model.item import MultimodalInputs
 
 __all__ = ["MaterializePool"]
 
 MAX_COUNT: Final = 65_536
-"""More workers, or requests that wait, than this are a slip."""
+"""The upper bound of both counts."""
 
 
 class MaterializePool:
-    """Materialize requests off the caller's path, a bounded number at a time.
+    """Materialize requests in the background, a bounded number at a time.
 
     Parameters
     ----------
@@ -125,7 +125,7 @@ class MaterializePool:
 
     @property
     def restarts(self) -> int:
-        """How often a worker process had died and was replaced."""
+        """The number of worker processes that died and were replaced."""
         return sum(worker.restarts for worker in self._workers)
 
     def submit(
@@ -173,7 +173,7 @@ class MaterializePool:
         timeout_s: float | None = None,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[MultimodalInputs | MMFormatError]:
-        """Yield the results of many requests in their order, taking no more ahead than fit.
+        """Yield the results of many requests in order, with bounded read-ahead.
 
         Parameters
         ----------
@@ -232,7 +232,7 @@ class MaterializePool:
             raise
 
     def close(self, *, cancel: bool = False) -> None:
-        """Take no more requests, finish those that are there, and end the workers.
+        """Accept no more requests, finish the queued ones, and stop the workers.
 
         Parameters
         ----------
@@ -269,7 +269,7 @@ def _work(queue: RequestQueue, worker: Worker) -> None:
                 request.fail(error)
             except BaseException as error:  # a thread outlives its requests
                 wrapped = MaterializeError(
-                    f"expected a result, got {type(error).__name__}: {error}"
+                    f"processing raised {type(error).__name__}: {reason_of(error)}"
                 )
                 wrapped.__cause__ = error
                 request.fail(wrapped)

@@ -31,7 +31,7 @@ from mmformat.media.materialize import (
 )
 from mmformat.media.pool.queue import PoolRequest
 from mmformat.media.pool.recipe import make
-from mmformat.media.sources import Fetcher, load_image, read_source
+from mmformat.media.sources import Fetcher, load_image, read_source, reason_of
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.message import EncodedMessage
@@ -55,7 +55,7 @@ _LENGTHS: Final = struct.Struct("<IQ")
 
 
 class ChannelClosedError(Exception):
-    """Say that the other side is gone; it never leaves this package."""
+    """The other end is closed; never leaves this package."""
 
 
 class Channel:
@@ -81,7 +81,7 @@ class Channel:
         self._socket = connection
 
     def send(self, head: dict[str, Any], body: Iterable[Any] = ()) -> None:
-        """Send one frame; the parts of the body are sent where they lie, joined by the reader."""
+        """Send one frame; the parts of the body are sent without joining them."""
         parts = [memoryview(part).cast("B") for part in body]
         text = json.dumps(head).encode()
         try:
@@ -92,13 +92,13 @@ class Channel:
             raise ChannelClosedError from error
 
     def receive(self) -> tuple[dict[str, Any], memoryview]:
-        """Return the next frame; its body is memory of its own, which may be written to."""
+        """Receive the next frame; its body is new, writable memory."""
         text_nbytes, body_nbytes = _LENGTHS.unpack(self._read(_LENGTHS.size))
         head = json.loads(bytes(self._read(text_nbytes)))
         return head, self._read(body_nbytes)
 
     def close(self) -> None:
-        """Close the socket, so that the other side sees the end."""
+        """Close the socket."""
         self._socket.close()
 
     def _read(self, nbytes: int) -> memoryview:
@@ -121,7 +121,7 @@ _BOUNDS = ("max_nbytes", "max_pixels", "max_duration_s")
 def pack(
     items: list[tuple[int, MultimodalDataItem]], *, fetcher: Fetcher | None
 ) -> tuple[dict[str, Any], EncodedMessage]:
-    """Return the items of a request as JSON and a message, every source in it as an array.
+    """Pack items into JSON and a message, in which every source is an array.
 
     Parameters
     ----------
@@ -157,9 +157,7 @@ def pack(
                     sources.append({"at": at, **said, **bounds})
                     return array
                 value = load_lazy(value, path=where)
-            raise MaterializeError(
-                f"expected a tensor after {MAX_LAZY_STEPS} lazy steps", path=where
-            )
+            raise MaterializeError(f"no tensor after {MAX_LAZY_STEPS} lazy steps", path=where)
 
         packed.append(
             replace(
@@ -178,7 +176,7 @@ def pack(
 
 
 def encode_numbered(items: list[MultimodalDataItem], numbers: list[int]) -> EncodedMessage:
-    """Encode some items of a request; an error names the item by its number there."""
+    """Encode some items of a request; errors name an item by its number in the request."""
     try:
         return encode(MultimodalInputs(items=items))
     except MMFormatError as error:
@@ -190,7 +188,7 @@ def encode_numbered(items: list[MultimodalDataItem], numbers: list[int]) -> Enco
 
 
 def unpack(head: dict[str, Any], body: memoryview) -> list[tuple[int, MultimodalDataItem]]:
-    """Return the items of a request with their sources, as they were packed."""
+    """Unpack items, with their sources."""
     items = decode(body, expand=False).items
     for said in head["sources"]:
         place, *inside = said["at"]
@@ -213,7 +211,7 @@ def _array_of(source: Source, fetcher: Fetcher | None, path: str) -> tuple[Any, 
         return _bytes_array(_image_bytes(source, path)), {"kind": "bytes"}
     if source.kind == "medium":
         raise MaterializeError(
-            f"expected a medium that another process can be sent, got {source!r}",
+            f"a source of kind {source.kind!r} cannot be sent to another process",
             path=path,
             hint="use a pool of kind='thread'",
         )
@@ -228,14 +226,14 @@ def _image_bytes(source: Source, path: str) -> bytes:
     image = load_image(source, path=path)
     file = io.BytesIO()
     try:
-        # TIFF keeps every mode as it is, and uncompressed it is little more than a copy.
+        # TIFF keeps every mode, and uncompressed it costs little more than a copy.
         if "transparency" in image.info or image.mode in ("P", "PA"):
             image.save(file, "PNG", compress_level=1)
         else:
             image.save(file, "TIFF")
     except Exception as error:
         raise MaterializeError(
-            f"expected an image that can be sent, got mode {image.mode}: {error}",
+            f"an image of mode {image.mode} cannot be sent to another process: {reason_of(error)}",
             path=path,
             hint="use a pool of kind='thread'",
         ) from error
@@ -263,17 +261,17 @@ class Worker(Protocol):
     restarts: int
 
     def prepare(self) -> None:
-        """Get ready, so that the first request does not wait for it."""
+        """Prepare for the first request."""
 
     def run(self, request: PoolRequest) -> MultimodalInputs:
         """Return the materialized inputs."""
 
     def close(self) -> None:
-        """Give back what the worker holds."""
+        """Release the resources of the worker."""
 
 
 class ThreadWorker:
-    """Materialize in the calling thread; decoders and resizing let other threads run meanwhile."""
+    """Materialize in the calling thread; decoding and resizing release the GIL."""
 
     def __init__(self, processor: Any, fetcher: Fetcher | None) -> None:
         self.restarts = 0
@@ -311,18 +309,18 @@ class ProcessWorker:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process number, or None when none runs."""
+        """The process id, or None when no process runs."""
         return None if self._process is None else self._process.pid
 
     def prepare(self) -> None:
-        """Start the worker; an error is kept for the first request, which will meet it again."""
+        """Start the process; if that fails, the first request will fail the same way."""
         try:
             self._started()
         except (MMFormatError, ChannelClosedError):
             self._end()
 
     def run(self, request: PoolRequest) -> MultimodalInputs:
-        """Return the materialized inputs; items without a source are done on this side.
+        """Return the materialized inputs; items without a source stay in this process.
 
         Raises
         ------
@@ -346,7 +344,7 @@ class ProcessWorker:
         )
 
     def close(self) -> None:
-        """Close the socket, at which the worker ends; kill it if it does not."""
+        """Close the socket, which ends the worker; kill it after a timeout."""
         process = self._process
         if self._channel is not None:
             self._channel.close()
@@ -387,7 +385,7 @@ class ProcessWorker:
                 item.freeze()
             return items
         raise MaterializeError(
-            f"expected a worker to live, got {MAX_ATTEMPTS} that died ({_said_of(status)})",
+            f"{MAX_ATTEMPTS} workers in a row died ({_said_of(status)})",
             path=f"$.items[{waiting[0][0]}]" if len(waiting) == 1 else "$.items",
             hint="a decoder crashed on this medium, or the machine is out of memory",
             code="worker-died",
@@ -408,7 +406,7 @@ class ProcessWorker:
         except OSError as error:
             ours.close()
             raise MaterializeError(
-                f"expected to start a worker, got {type(error).__name__}: {error}",
+                f"cannot start a worker: {type(error).__name__}: {reason_of(error)}",
                 code="worker-start",
             ) from error
         self._channel = channel = Channel(ours)
@@ -420,7 +418,7 @@ class ProcessWorker:
         return channel
 
     def _kill(self) -> None:
-        # The exchange meets the end of the socket, and a new worker is started when it is needed.
+        # The exchange then reads the end of the socket; the next request starts a new process.
         if self._process is not None:
             self._process.kill()
 
@@ -439,7 +437,7 @@ class ProcessWorker:
 
 
 def _environment() -> dict[str, str]:
-    # The worker imports what this process can; two cores are better spent on two images.
+    # The worker can import what this process can; one thread a worker suits a full pool best.
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)  # noqa: PTH109
     environment.setdefault("OMP_NUM_THREADS", "1")
@@ -461,7 +459,7 @@ def _said_of(status: int | None) -> str:
 
 
 def serve(channel: Channel) -> None:
-    """Answer requests until the channel closes; the first frame says how to process.
+    """Answer requests until the channel closes; the first frame holds the recipe.
 
     Notes
     -----
@@ -493,9 +491,9 @@ def serve(channel: Channel) -> None:
 
 
 def error_head(error: Exception) -> dict[str, Any]:
-    """Return an error as JSON; one that is not ours becomes a MaterializeError."""
+    """Return an error as JSON; a foreign exception becomes a MaterializeError."""
     if not isinstance(error, MMFormatError):
-        error = MaterializeError(f"expected a result, got {type(error).__name__}: {error}")
+        error = MaterializeError(f"processing raised {type(error).__name__}: {reason_of(error)}")
     return {
         "error": type(error).__name__,
         "reason": error.reason,
@@ -506,8 +504,8 @@ def error_head(error: Exception) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Serve the socket whose descriptor is the first argument."""
-    # Ctrl-C is for the pool, which closes the socket; what a processor prints is no data.
+    """Serve the socket whose descriptor is the first command-line argument."""
+    # The pool handles Ctrl-C and closes the socket; what a processor prints goes to stderr.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)
     serve(Channel(socket.socket(fileno=int(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""One request in a pool: settled once, by whoever comes first, and the queue that it waits in."""
+"""A request in the pool, settled exactly once, and the queue where it waits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["PoolRequest", "RequestQueue"]
 
 
 class PoolRequest:
-    """Hold a request and its future; the result, an error, a cancellation or the deadline wins.
+    """A request and its future, settled by a result, error, cancellation or deadline.
 
     The future stays pending until then, so that it can be cancelled while the request runs.
     """
@@ -36,7 +36,7 @@ class PoolRequest:
 
     @property
     def is_over(self) -> bool:
-        """Whether nobody waits for a result any more."""
+        """Whether the request is settled or cancelled."""
         return self._settled or self.future.done()
 
     def finish(self, result: MultimodalInputs) -> None:
@@ -60,7 +60,7 @@ class PoolRequest:
         with self._lock:
             if self._settled or self.future.done():
                 return
-            # Settled before the worker is stopped, or its death would look like a crash.
+            # Settle before stopping the worker, or its death would count as a crash.
             self._settled = True
             if self._stop is not None:
                 self._stop()
@@ -68,12 +68,12 @@ class PoolRequest:
             self.future.set_exception(error)
 
     def runs_with(self, stop: Callable[[], None] | None) -> None:
-        """Say how the worker that runs this can be stopped; None when it no longer does."""
+        """Set how to stop the worker that runs this request; None when it no longer runs."""
         with self._lock:
             self._stop = stop
 
     def drop(self) -> None:
-        """Tell those who wait that a cancelled request was taken out."""
+        """Notify the waiters of a cancelled request."""
         self._settle()
 
     def _settle(self) -> bool:
@@ -85,7 +85,7 @@ class PoolRequest:
 
 
 class RequestQueue:
-    """Hold at most ``size`` waiting requests, in order, and expire those whose deadline passes.
+    """A queue of at most ``size`` waiting requests, with deadlines.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ class RequestQueue:
         return True
 
     def _notify(self) -> None:
-        # With the lock held: wake the threads, and the coroutines of every loop.
+        # Wake the waiting threads and coroutines; the lock is held.
         self._changed.notify_all()
         waiters, self._waiters = self._waiters, []
         for loop, room in waiters:
@@ -182,7 +182,7 @@ class RequestQueue:
             request.future.cancel()
 
     def _forget(self, request: PoolRequest) -> None:
-        # A request that is over makes room at once.
+        # A settled request makes room at once.
         with self._changed:
             if request in self._requests:
                 self._requests.remove(request)

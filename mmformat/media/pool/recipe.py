@@ -1,4 +1,4 @@
-"""Say in JSON how a processor is made, so that another process makes the same one."""
+"""Describe a processor in JSON, so that another process can make an equal one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from mmformat.errors import ModelError
+from mmformat.media.sources import reason_of
 
 __all__ = ["make", "recipe_of"]
 
@@ -71,7 +72,7 @@ def recipe_of(value: Any, *, path: str = "$") -> Any:
 
 
 def make(recipe: Any) -> Any:
-    """Return what a recipe describes; modules are imported as they are named.
+    """Make the value that a recipe describes; the named modules are imported.
 
     Raises
     ------
@@ -103,7 +104,7 @@ def make(recipe: Any) -> Any:
 
 
 def find(name: str) -> Any:
-    """Return what ``"module:name"`` names.
+    """Import the object that ``"module:name"`` names.
 
     Raises
     ------
@@ -116,7 +117,7 @@ def find(name: str) -> Any:
         for part in qualname.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(f"expected {name!r} to be there, got: {error}") from error
+        raise ModelError(f"cannot import {name!r}: {reason_of(error)}") from error
     if not colon:
         raise ModelError(f"expected 'module:name', got {name!r}")
     return found
@@ -133,7 +134,7 @@ def _name_of(value: Any, path: str) -> str:
         except ModelError:
             pass
     raise ModelError(
-        f"expected what another process can import, got {value!r}",
+        f"another process cannot import this {type(value).__name__}",
         path=path,
         hint="use a function at the top of a module that is not __main__, one of this library's "
         "processors, or kind='thread'",

@@ -165,9 +165,9 @@ def test_a_file_is_materialized() -> None:
 
 def test_the_sound_of_a_video_is_refused_where_there_is_none() -> None:
     video = DATA.parent / "video" / "coffee-rocket-320x240.mp4"
-    with pytest.raises(mm.MaterializeError, match="audio stream, got none"):
+    with pytest.raises(mm.MaterializeError, match="no audio stream"):
         load_audio(mm.Source(video))
-    with pytest.raises(mm.MaterializeError, match="video stream, got none"):
+    with pytest.raises(mm.MaterializeError, match="no video stream"):
         from mmformat.media import open_video
 
         open_video(mm.Source(SPEECH))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import socket
 import subprocess
 import sys
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +37,11 @@ PROCESSORS = {
 
 # What each file must be refused as, and with which words.
 REFUSED = [
-    ("empty.jpg", IMAGE, mm.MaterializeError, "expected an image"),
+    ("empty.jpg", IMAGE, mm.MaterializeError, "as an image"),
     ("truncated.jpg", IMAGE, mm.MaterializeError, "truncated"),
     ("header-only.jpg", IMAGE, mm.MaterializeError, "truncated"),
-    ("page.jpg", IMAGE, mm.MaterializeError, "expected an image"),
-    ("archive.jpg", IMAGE, mm.MaterializeError, "expected an image"),
+    ("page.jpg", IMAGE, mm.MaterializeError, "as an image"),
+    ("archive.jpg", IMAGE, mm.MaterializeError, "as an image"),
     ("truncated.png", IMAGE, mm.MaterializeError, "truncated"),
     ("strip-1x2000.png", IMAGE, mm.MaterializeError, "aspect ratio"),
     ("bomb-header-50000x50000.png", IMAGE, mm.LimitError, "2500000000 pixels"),
@@ -58,8 +62,8 @@ REFUSED = [
     ("truncated.ogg", AUDIO, mm.MaterializeError, "whole file"),
     ("rate-zero.wav", AUDIO, mm.MaterializeError, "whole file"),
     ("rate-huge.wav", AUDIO, mm.MaterializeError, "2,147,483,647 Hz"),
-    ("channels-zero.wav", AUDIO, mm.MaterializeError, "expected sound"),
-    ("no-samples.wav", AUDIO, mm.MaterializeError, "no sample"),
+    ("channels-zero.wav", AUDIO, mm.MaterializeError, "no samples"),
+    ("no-samples.wav", AUDIO, mm.MaterializeError, "no samples"),
 ]
 # Odd, and yet what their format allows: Pillow and FFmpeg read them, as they do for transformers.
 ACCEPTED = [("dot-1x1.png", IMAGE), ("ends-early.ogg", AUDIO)]
@@ -106,6 +110,31 @@ def test_it_is_refused_with_the_path(
         materialize(request_of(source, modality), PROCESSORS)
     assert type(caught.value) is kind
     assert caught.value.path == "$.items[1].feature[0]"
+
+
+OBJECT = re.compile(r"\b0x[0-9a-fA-F]+|<_io|<class|object at|\bname=")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BAD.iterdir()))
+@pytest.mark.parametrize("modality", [IMAGE, VIDEO, AUDIO])
+@pytest.mark.parametrize("kind", ["path", "bytes", "file", "base64", "url"])
+@pytest.mark.filterwarnings(BOMB_WARNING)
+def test_no_error_shows_an_address_or_an_internal_object(
+    name: str, modality: mm.Modality, kind: str
+) -> None:
+    data = (BAD / name).read_bytes()
+    made: dict[str, Callable[[], mm.Source]] = {
+        "path": lambda: mm.Source(BAD / name),
+        "bytes": lambda: mm.Source(data),
+        "file": lambda: mm.Source(io.BytesIO(data)),
+        "base64": lambda: mm.Source(base64.b64encode(data), kind="base64"),
+        "url": lambda: mm.Source("https://host/x", fetcher=lambda _: data),
+    }
+    try:
+        materialize(request_of(made[kind](), modality), PROCESSORS)
+    except mm.MMFormatError as error:
+        shown = f"{error!s} {error!r} {error.reason} {error.hint}"
+        assert OBJECT.search(shown) is None, shown
 
 
 def test_every_file_is_tested() -> None:

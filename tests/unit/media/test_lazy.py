@@ -81,7 +81,7 @@ def test_a_loader_that_fails_is_named_with_the_path() -> None:
         def materialize(self) -> object:
             raise KeyError("gone")
 
-    with pytest.raises(MaterializeError, match=r"Broken to load, got KeyError: 'gone'") as caught:
+    with pytest.raises(MaterializeError, match=r"loading Broken raised KeyError: 'gone'") as caught:
         load_lazy(Broken(), path="$.items[1].feature")
     assert caught.value.path == "$.items[1].feature"
 

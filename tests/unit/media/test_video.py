@@ -217,7 +217,7 @@ def test_a_miscount_at_the_end_is_left_out() -> None:
 
 @pytest.mark.parametrize("indices", [[3, 2], [1, 1], [-1, 2]])
 def test_indices_ascend(indices: list[int]) -> None:
-    with pytest.raises(mm.MaterializeError, match="ascending"):
+    with pytest.raises(mm.MaterializeError, match="must ascend"):
         list(open_video(mm.Source(np.zeros((4, 2, 2, 3), np.uint8))).frames(indices))
 
 
