@@ -15,8 +15,8 @@ from mmformat._extras import require
 from mmformat.errors import LimitError, MaterializeError
 from mmformat.media.processor_output import ProcessorOutput
 from mmformat.media.sources import Fetcher, check_duration, ffmpeg_errors, open_container
-from mmformat.model.dtypes import numpy_dtype
 from mmformat.model.source import Source
+from mmformat.model.tensors import numpy_dtype
 
 __all__ = [
     "Audio",

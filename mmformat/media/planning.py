@@ -11,15 +11,14 @@ import numpy as np
 
 from mmformat.errors import MaterializeError
 from mmformat.media.materialize import (
-    Draft,
     ErrorPath,
-    ProcessorOutput,
     assign_identity,
     check_arguments,
     draft_item,
     is_done,
     load_values,
 )
+from mmformat.media.processor_output import Draft, ProcessorOutput
 from mmformat.media.sources import Fetcher, OpenedImage, open_image
 from mmformat.model.item import Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.source import Source

@@ -103,7 +103,9 @@ optional
             return f"Source(<{len(self.data):,} characters>)"
         if self.kind == "array":
             return f"Source(<{self.data.dtype} {self.data.shape}>)"
-        return f"Source({self.data!r})"
+        if self.kind in ("path", "url", "base64", "data_url"):
+            return f"Source({(os.fspath(self.data) if self.kind == 'path' else self.data)!r})"
+        return f"Source(<{self.kind}>)"
 
     def __reduce__(self) -> NoReturn:
         # A pickled source would be decoded again by its loader: the cost this library removes.

@@ -84,5 +84,7 @@ def test_a_source_is_never_copied_behind_the_back() -> None:
 
 def test_the_repr_shows_no_content() -> None:
     assert repr(Source(b"secret")) == "Source(<6 bytes>)"
+    assert repr(Source(Path("a/b.png"))) == "Source('a/b.png')"
+    assert repr(Source(io.BytesIO())) == "Source(<file>)"
     assert "secret" not in repr(Source("secret" * 20))
     assert repr(Source(np.zeros((4, 5), np.uint8))) == "Source(<uint8 (4, 5)>)"
