@@ -13,7 +13,7 @@ TORCH_INDEX ?=
 HASHES ?= $(CI)
 UV := uv==0.13.9
 PIP_AUDIT := pip-audit==2.10.1
-# Arguments for pytest or mmformat: make test ARGS="tests/unit -k header"
+# Arguments for pytest, mmformat or the benchmarks: make test ARGS="tests/unit -k header"
 ARGS ?=
 SHELL := /bin/bash
 
@@ -43,10 +43,10 @@ rooms: $(VENV)/.stamp-dev  ## write the list of modules into docs/ARCHITECTURE.m
 	@$(BIN)/python tests/architecture/tree.py --write
 
 bench: $(VENV)/.stamp-rivals  ## where we stand on this machine, in a minute (ARGS="fanout --payload image" for one scenario)
-	@$(BIN)/mmformat bench $(or $(ARGS),--quick)
+	@$(BIN)/python -m benchmarks $(or $(ARGS),--quick)
 
 counts: $(VENV)/.stamp-dev  ## copies, memory and calls of each operation beside the committed ones
-	@$(BIN)/mmformat bench counts --compare benchmarks/results/counts.json $(ARGS)
+	@$(BIN)/python -m benchmarks counts --compare benchmarks/results/counts.json $(ARGS)
 
 soak: $(VENV)/.stamp-dev  ## 10,000 rounds through the arena: memory, descriptors and /dev/shm stay flat
 	@MMFORMAT_SOAK_ROUNDS=10000 $(BIN)/python -m pytest -q -s --timeout 900 tests/integration/test_soak.py

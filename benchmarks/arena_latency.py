@@ -227,7 +227,7 @@ def _measure(
 
 def main() -> None:
     """Measure, print a table, and write the raw samples where they are wanted."""
-    from mmformat.measure import Samples, environment
+    from mmformat.bench.measure import Samples, environment
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--against", required=True, metavar="COMMIT|FOLDER")

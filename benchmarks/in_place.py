@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import mmformat as mm
-from mmformat.measure import Case, interleaved
+from mmformat.bench.measure import Case, interleaved
 from mmformat.media.processors import processor_from_config
 from mmformat.testing.equality import assert_inputs_equal
 

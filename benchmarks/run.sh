@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 name=${1:?a name for the machine, as 2-cores}
 shift
-mmformat=${MMFORMAT:-.venv/bin/mmformat}
+python=${PYTHON:-.venv/bin/python}
 results=benchmarks/results
 mkdir -p "$results"
 # The quick ones first: what goes wrong is seen before the long ones start.
@@ -23,18 +23,18 @@ for scenario in "${@:-${all[@]}}"; do
     compression) options=(--rounds 5) ;;
     fanout)
       options=(--payload image-small --payload image --payload photo --rounds 11)
-      for arm in "${fanout[@]}"; do options+=(--arm "$arm"); done
+      for method in "${fanout[@]}"; do options+=(--method "$method"); done
       ;;
-    fanout-large)  # apart: sixteen arms at once would not fit into 24 GiB
+    fanout-large)  # apart: sixteen methods at once would not fit into 24 GiB
       options=(--payload images-8 --rounds 7)
-      for arm in "${large[@]}"; do options+=(--arm "$arm"); done
+      for method in "${large[@]}"; do options+=(--method "$method"); done
       ;;
   esac
   echo "== $scenario, $(date +%T)"
   file="$results/$scenario-$name.json"
   [ "$scenario" = counts ] && file="$results/counts.json"  # the same on every machine
-  "$mmformat" bench "${scenario%-large}" ${options[@]+"${options[@]}"} --json "$file" > /dev/null
+  "$python" -m benchmarks "${scenario%-large}" ${options[@]+"${options[@]}"} --json "$file" > /dev/null
 done
-"$mmformat" bench report "$results"/*.json "$results"/placement/*.json \
+"$python" -m benchmarks report "$results"/*.json "$results"/placement/*.json \
   -o docs/benchmarks.md --plots docs/benchmarks --strategies docs/strategies.md --readme README.md
 echo "== done, $(date +%T)"

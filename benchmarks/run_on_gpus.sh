@@ -16,5 +16,5 @@ step tests python3 -m pytest tests/gpu -q --timeout 100 -p no:cacheprovider
 parts=(expansion one-device)
 [ "$2" = all ] && parts=(pool ranks tower)
 for part in "${parts[@]}"; do
-  step "$part" python3 -m mmformat bench placement "$part" --json "$out/$part.json"
+  step "$part" python3 -m benchmarks placement "$part" --json "$out/$part.json"
 done

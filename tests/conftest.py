@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 SHM = Path("/dev/shm")
-DATA = Path(__file__).parent / "data"
 
 # ci: the same examples at every run, so that a red run can be looked into. explore: new ones.
 # deadline=None: on a shared machine a slow example says nothing about the code.
@@ -129,16 +128,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def photos() -> dict[str, Path]:
-    """Return every photograph by file name: the package's and the tests' own."""
-    import mmformat
+    """Return every photograph of the repository by file name."""
+    from tests.support.photos import FOLDERS, PHOTOS
 
-    folders = (Path(mmformat.__file__).parent / "bench" / "photos", DATA / "photos")
-    found = {
-        path.name: path
-        for folder in folders
-        for path in sorted(folder.iterdir())
-        if path.suffix in {".jpg", ".png"}
-    }
-    if len(found) < 20:
-        pytest.fail(f"expected 20 photographs, got {len(found)} in {folders}")
-    return found
+    if len(PHOTOS) < 20:
+        pytest.fail(f"only {len(PHOTOS)} of 20 photographs are in {FOLDERS}")
+    return PHOTOS

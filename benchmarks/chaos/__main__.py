@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.chaos.run import Chaos, problems
-from mmformat.measure import environment
+from mmformat.bench.measure import environment
 
 
 def main() -> int:

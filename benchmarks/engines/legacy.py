@@ -24,8 +24,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmformat.bench.measure import clock_ns, environment, memory, turns, without_collection
 from mmformat.legacy import convert_all, sandbox
-from mmformat.measure import clock_ns, environment, memory, turns, without_collection
 from tests.integration.engines.real import module
 
 SMALL_NBYTES = 65_536

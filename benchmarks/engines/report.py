@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mmformat.measure import environment
+from mmformat.bench.measure import environment
 
 Samples = dict[str, dict[str, dict[str, list[int]]]]
 """By case, way and quantity: nanoseconds, in the order of measurement."""

@@ -26,7 +26,7 @@ from benchmarks.engines import report
 from benchmarks.engines.payloads import CASES, Pictures
 from benchmarks.engines.tp_ranks import Ranks, digest_of, running
 from mmformat.adapters.sglang import install
-from mmformat.measure import clock_ns, turns, without_collection
+from mmformat.bench.measure import clock_ns, turns, without_collection
 
 DEFAULT = ("image bf16 0.6 MB", "image bf16 12.9 MB", "image f32 25.8 MB", "8 images f32 206 MB")
 DICTIONARY = ("mmformat, dictionary", "mmformat, dictionary, hash known")

@@ -30,7 +30,7 @@ from benchmarks.engines import report, vllm_roles
 from benchmarks.engines.payloads import CASES, Pictures, digest_of
 from benchmarks.engines.vllm_roles import Largest
 from benchmarks.engines.vllm_ways import WAYS, Way
-from mmformat.measure import clock_ns, turns, without_collection
+from mmformat.bench.measure import clock_ns, turns, without_collection
 from tests.integration.engines.real import module
 
 DEFAULT = (

@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.engines.payloads import digest_of, touch
 from benchmarks.engines.vllm_ways import QUEUES, WAYS
-from mmformat.measure import clock_ns
+from mmformat.bench.measure import clock_ns
 from tests.integration.engines.real import module
 
 START_S = 600.0

@@ -1,1 +1,1 @@
-"""The scenarios that anybody can run at home: the demo, codec, fan-out, and the rivals' arms."""
+"""One message by every method: size, encode, decode, and the fan-out to N ranks."""

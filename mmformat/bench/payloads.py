@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 from blake3 import blake3
 
 from mmformat.errors import ModelError
@@ -19,9 +19,19 @@ from mmformat.model.tensors import is_tensor, tensor_buffer, tensor_spec
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["PAYLOADS", "PHOTOS", "Payload", "digests_of", "payload", "stamp", "tensors_of"]
+__all__ = [
+    "PAGE_NBYTES",
+    "PAYLOADS",
+    "Payload",
+    "digests_of",
+    "image_item",
+    "payload",
+    "stamp",
+    "tensors_of",
+    "touch",
+]
 
-PHOTOS: Final = Path(__file__).parent / "photos"
+PAGE_NBYTES: Final = 4096
 PATCH_VALUES: Final = 1176
 """Values of a patch of Qwen2-VL: 3 channels, 2 frames, 14 x 14 pixels."""
 
@@ -116,16 +126,39 @@ def digests_of(tensors: Any) -> list[str]:
 def stamp(inputs: MultimodalInputs, number: int) -> None:
     """Change each feature in place, so that no round carries the bytes of another.
 
-    An arm that kept something of an earlier round, by a cache or by mistake, is found out by the
+    A method that kept something of an earlier round, by a cache or by mistake, is found out by the
     digests.
     """
     for item in inputs.items:
-        feature: Any = item.feature
-        if isinstance(feature, DictionaryTensor):
-            codes: Any = feature.codes
-            codes.reshape(-1)[0] = number % feature.table.shape[1]
-        else:
-            feature.reshape(-1)[0] = float(number % 251)
+        for feature in tensors_of([item.feature]):
+            if isinstance(feature, DictionaryTensor):
+                codes: Any = feature.codes
+                codes.reshape(-1)[0] = number % feature.table.shape[1]
+            elif feature.nbytes:
+                feature.reshape(-1)[0] = number % 251
+
+
+def touch(value: Any) -> int:
+    """Read a byte of every page of every tensor, and return their sum.
+
+    Examples
+    --------
+    >>> import torch
+    >>> touch([torch.ones(2 * PAGE_NBYTES, dtype=torch.uint8), np.full(3, 5, np.uint8)])
+    7
+    """
+    import torch
+
+    total = 0
+    for tensor in tensors_of(value):
+        parts = [tensor.table, tensor.codes] if isinstance(tensor, DictionaryTensor) else [tensor]
+        for part in parts:
+            if isinstance(part, np.ndarray):
+                raw = part.reshape(-1).view(np.uint8)
+            else:
+                raw = part.reshape(-1).view(torch.uint8).numpy()
+            total += int(raw[::PAGE_NBYTES].sum(dtype=np.int64))
+    return total
 
 
 def _random(shape: tuple[int, ...], dtype: str, seed: int) -> torch.Tensor:
@@ -136,7 +169,8 @@ def _random(shape: tuple[int, ...], dtype: str, seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator).to(getattr(torch, dtype))
 
 
-def _item(feature: Any, grid: tuple[int, int, int], modality: Modality) -> MultimodalDataItem:
+def image_item(feature: Any, grid: tuple[int, int, int], modality: Modality) -> MultimodalDataItem:
+    """Return an image or video of random or given patches, with its grid."""
     import torch
 
     tokens = math.prod(grid) // 4
@@ -153,7 +187,7 @@ def _inputs(
 ) -> MultimodalInputs:
     shape = (math.prod(grid), PATCH_VALUES)
     items = [
-        _item(_random(shape, dtype, seed * 1000 + number), grid, modality)
+        image_item(_random(shape, dtype, seed * 1000 + number), grid, modality)
         for number in range(count)
     ]
     return MultimodalInputs(items=items, request_data={"im_token_id": 151655})
@@ -162,33 +196,10 @@ def _inputs(
 def _sized(seed: int, *, count: int, nbytes: int) -> MultimodalInputs:
     shape = (nbytes // 1024, 256)
     items = [
-        _item(_random(shape, "float32", seed * 1000 + number), (1, 2, 2), Modality.IMAGE)
+        image_item(_random(shape, "float32", seed * 1000 + number), (1, 2, 2), Modality.IMAGE)
         for number in range(count)
     ]
     return MultimodalInputs(items=items, request_data={"im_token_id": 151655})
-
-
-def _photograph(seed: int, *, plain: bool) -> MultimodalInputs:
-    import torch
-    from PIL import Image, ImageOps
-
-    from mmformat.media.image import QwenVLImageProcessor
-
-    with Image.open(PHOTOS / "retina-1411.jpg") as opened:
-        image = opened.convert("RGB").resize((1036, 1036), Image.Resampling.LANCZOS)
-    image = ImageOps.mirror(image) if seed % 2 else image
-    processor = QwenVLImageProcessor(max_pixels=1036 * 1036)
-    feature: Any = processor(image, encoding="dictionary", dtype="float32").feature
-    feature = DictionaryTensor(
-        torch.from_numpy(feature.codes),
-        torch.as_tensor(feature.table),
-        axis=feature.axis,
-        repeat_axis=feature.repeat_axis,
-        repeat=feature.repeat,
-        shape=feature.shape,
-    )
-    item = _item(feature.expand() if plain else feature, (1, 74, 74), Modality.IMAGE)
-    return MultimodalInputs(items=[item], request_data={"im_token_id": 151655})
 
 
 _IMAGE = partial(_inputs, grid=(1, 74, 74), dtype="float32", modality=Modality.IMAGE)
@@ -207,13 +218,6 @@ PAYLOADS: Final = {
             title="image, f32 (5476, 1176), 25.8 MB",
             nbytes=5476 * PATCH_VALUES * 4,
             make=_IMAGE,
-        ),
-        Payload(
-            name="photo",
-            title="photograph, f32 (5476, 1176), 25.8 MB",
-            nbytes=5476 * PATCH_VALUES * 4,
-            make=partial(_photograph, plain=True),
-            dictionary=partial(_photograph, plain=False),
         ),
         Payload(
             name="images-8",

@@ -1,154 +1,142 @@
-"""mmformat bench: the measurements of the reports, on the user's own machine."""
+"""mmformat bench: one message by every method, on the user's own machine."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
-from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from mmformat.cli.bench_show import add_comparison, finish
-from mmformat.cli.options import Subparsers, UsageError, add_command, add_common, build, positive
-from mmformat.cli.output import Output
+from mmformat.cli.options import Subparsers, add_command, positive
+from mmformat.cli.output import Output, megabytes
 
 if TYPE_CHECKING:
-    from mmformat.bench.scenarios import Scenario
+    from mmformat.bench.comparison import Comparison
 
-__all__ = ["SCENARIO_MODULES", "register"]
-
-SCENARIO_MODULES: Final = (
-    "mmformat.cli.bench_strategies",
-    "mmformat.cli.bench_placement",
-    "mmformat.cli.bench_report",
-)
-"""Further scenarios: each a module that exposes ``register(scenarios)``, as commands do."""
+__all__ = ["register"]
 
 _EPILOG: Final = """\
 examples:
-  mmformat bench --quick
-  mmformat bench --quick --json now.json --compare before.json
-  mmformat bench codec --payload image --json codec.json
-  mmformat bench fanout --payload image --arm mmformat-arena --arm pickle5 --rounds 15
-  mmformat bench growth --ranks 4 --full
-  mmformat bench counts --compare benchmarks/results/counts.json
-  mmformat bench report codec.json fanout.json -o report.md
+  mmformat bench                            a small and a large image, in about a minute
+  mmformat bench request.arrows --ranks 8   your own message
+  mmformat bench old-request.pkl            an old pickle, read without executing anything of it
+  mmformat bench 4x16MiB --json bench.json  four tensors of 16 MiB, raw samples in a file
+
+payloads: image-small (0.6 MB), image (25.8 MB), images-8, video (200 MB each), or COUNTxSIZE
+exit status: 0 every tensor arrived bit for bit; 1 not so; 3 could not run
+"""
+
+_DESCRIPTION: Final = """\
+Carry a message from a producer to rank processes by this library's two methods, by pickle 5 in-band
+and out-of-band, and by msgspec and safetensors where these are installed. Every tensor is compared
+by hash. What the documentation shows is measured by the benchmarks of the source repository.
 """
 
 
 def register(subparsers: Subparsers) -> None:
-    """Add the commands."""
-    from mmformat.bench.scenarios import SCENARIOS
-
-    parser = build(
-        subparsers.add_parser,
-        name="bench",
-        help="measure every part of the way beside the alternatives",
-        description="Measure on this machine what the reports show. Each alternative carries the "
-        "same tensors in\nthe same process layout, in turn, and every tensor is checked by hash.\n"
-        "Without a scenario, --quick runs a little of each in under a minute.",
-        epilog=_EPILOG,
-    )
-    add_common(parser, nested=True, json_file=True)
-    parser.add_argument("--quick", action="store_true", help="a little of each scenario")
-    parser.add_argument("--plot", metavar="PNG", help="with --quick: draw the summary")
-    add_comparison(parser)
-    parser.set_defaults(run=_run_quick)
-    scenarios: Subparsers = parser.add_subparsers(title="scenarios", metavar="SCENARIO")
-    for described in SCENARIOS.values():
-        _add(scenarios, described)
-    for name in SCENARIO_MODULES:
-        importlib.import_module(name).register(scenarios)
-
-
-def _add(scenarios: Subparsers, described: Scenario) -> None:
+    """Add the command."""
     parser = add_command(
-        scenarios,
-        described.name,
-        run=partial(_run, described),
-        caption=described.caption,
+        subparsers,
+        "bench",
+        run=run,
+        caption="your message beside pickle, msgspec and safetensors",
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         json_file=True,
     )
     parser.add_argument(
-        "--payload", action="append", metavar="NAME", help="only this one; may be repeated"
+        "messages",
+        nargs="*",
+        metavar="MESSAGE",
+        help="message, old pickle, or payload (default: image-small and image)",
     )
     parser.add_argument(
-        "--arm", action="append", metavar="NAME", help="only this way; may be repeated"
+        "--method", action="append", metavar="NAME", help="only this one; may be repeated"
     )
     parser.add_argument(
-        "--rounds", type=positive, metavar="N", help="how often each takes its turn"
+        "--ranks", type=int, default=4, metavar="N", help="rank processes; 0 for none (default: 4)"
     )
     parser.add_argument(
-        "--quick",
-        action="store_true",
-        default=argparse.SUPPRESS,
-        help="few rounds of small payloads, to see that it works",
+        "--rounds", type=positive, default=7, metavar="N", help="how often each runs (default: 7)"
     )
-    add_comparison(parser, nested=True)
-    if described.name == "fanout":
-        parser.add_argument(
-            "--ranks", type=positive, default=4, metavar="N", help="rank processes (default: 4)"
-        )
-    if described.name == "growth":
-        parser.add_argument(
-            "--ranks",
-            type=positive,
-            action="append",
-            metavar="N",
-            help="rank processes of the knee; may be repeated (default: 1, 2, 4 and 8)",
-        )
-        parser.add_argument(
-            "--full", action="store_true", help="all sizes up to 512 MB; about half an hour"
-        )
-    if described.name == "legacy":
-        parser.add_argument(
-            "--folder", metavar="FOLDER", help="old pickles (default: those of the tests)"
-        )
+    parser.add_argument("--quick", action="store_true", help="three rounds")
 
 
-def _run(described: Scenario, arguments: argparse.Namespace, output: Output) -> int:
-    _require(described)
-    payloads = _known(arguments.payload, described.payloads, "a payload")
-    arms = _known(arguments.arm, described.arms, "an arm")
-    if arguments.quick:
-        payloads = arguments.payload or described.quick_payloads or payloads
-        arms = arguments.arm or described.quick_arms or arms
-    more: dict[str, Any] = {
-        name: getattr(arguments, name)
-        for name in ("ranks", "full", "folder")
-        if getattr(arguments, name, None) is not None
-    }
-    with output.progress(f"bench {described.name}") as follow:
-        result = described.function()(
-            payloads=payloads,
-            arms=arms,
-            rounds=arguments.rounds,
-            quick=arguments.quick,
-            follow=follow,
-            **more,
-        )
-    return finish(result, arguments, output)
-
-
-def _run_quick(arguments: argparse.Namespace, output: Output) -> int:
-    if not arguments.quick:
-        raise UsageError("expected a scenario, or --quick, got none", hint="mmformat bench --help")
-    from mmformat.cli.bench_quick import run_quick
-
-    return run_quick(arguments, output)
-
-
-def _known(chosen: Sequence[str] | None, known: Sequence[str], noun: str) -> Sequence[str]:
-    for name in chosen or ():
-        is_sized = noun == "a payload" and name[0].isdigit()  # as 4x16MiB
-        if known and name not in known and not is_sized:
-            raise UsageError(f"expected {noun} of {', '.join(known)}, got {name!r}")
-    return chosen or known
-
-
-def _require(described: Scenario) -> None:
+def run(arguments: argparse.Namespace, output: Output) -> int:
+    """Compare the methods: 0 when every bit arrived."""
     from mmformat._extras import require
 
-    for module, extra in described.modules:
+    for module, extra in (("torch", "torch"), ("zmq", "zmq")):
         require(module, extra=extra)
+    from mmformat.bench.comparison import compare_methods, subject_of
+    from mmformat.bench.methods import METHODS, method_class
+
+    methods = arguments.method or list(METHODS)
+    for name in methods:
+        method_class(name)
+    subjects = [subject_of(each) for each in arguments.messages or ("image-small", "image")]
+    found = []
+    with output.progress("bench") as follow:
+        for number, subject in enumerate(subjects):
+            found.append(
+                compare_methods(
+                    subject,
+                    methods=methods,
+                    ranks=arguments.ranks,
+                    rounds=3 if arguments.quick else arguments.rounds,
+                    follow=lambda text, done, number=number: follow(
+                        text, (number + done) / len(subjects)
+                    ),
+                )
+            )
+    told = [each.to_json() for each in found]
+    if arguments.json is True:
+        output.json(told)
+    else:
+        if arguments.json:
+            Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+            output.note(f"wrote {arguments.json}")
+        for each in found:
+            _show(each, output)
+    for each in found:
+        if not each.is_correct:
+            output.error(f"{each.subject.title}: a tensor arrived changed")
+    return 0 if all(each.is_correct for each in found) else 1
+
+
+def _show(found: Comparison, output: Output) -> None:
+    from mmformat.bench.methods import METHODS
+
+    rows: list[list[object]] = []
+    for name, alone in found.alone.items():
+        row: list[object] = [
+            METHODS[name].title,
+            megabytes(alone.wire_nbytes),
+            f"{alone.median('encode_ns') / 1e6:.3f}",
+            f"{alone.median('decode_ns') / 1e6:.3f}",
+        ]
+        if name in found.shared:
+            shared = found.shared[name].metrics["touched_ns"]
+            row += [f"{shared.median / 1e6:.2f}", f"{shared.iqr / 1e6:.2f}", shared.n]
+        rows.append(row)
+    columns = ["method", "message", "encode or put ms", "decode or get ms"]
+    if found.shared:
+        columns += [f"to {found.ranks} ranks ms", "IQR", "n"]
+    output.table(columns, rows, title=found.subject.title, right=columns[1:])
+    if found.shared and len(found.shared) > 1:
+        output.text(_verdict(found))
+    for name, reason in found.missing.items():
+        output.note(f"without {name}: {reason}")
+
+
+def _verdict(found: Comparison) -> str:
+    times = {name: cell.median("touched_ns") / 1e6 for name, cell in found.shared.items()}
+    ours = [name for name in times if name.startswith("mmformat")]
+    others = [name for name in times if name not in ours]
+    if not ours or not others:
+        return ""
+    mine, rival = min(ours, key=times.__getitem__), min(others, key=times.__getitem__)
+    return (
+        f"until {found.ranks} ranks have read every page: {mine} {times[mine]:.2f} ms, "
+        f"{rival} {times[rival]:.2f} ms: {times[rival] / times[mine]:.2f} times as fast"
+    )

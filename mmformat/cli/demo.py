@@ -9,7 +9,7 @@ from mmformat.cli.options import Subparsers, add_command
 from mmformat.cli.output import Output, megabytes
 
 if TYPE_CHECKING:
-    from mmformat.bench.demo import DemoReport
+    from mmformat.demo import DemoReport
 
 __all__ = ["register"]
 
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
     for module in ("torch", "zmq", "PIL.Image"):
         require(module, extra="demo")
-    from mmformat.bench.demo import DemoOptions, run_demo
+    from mmformat.demo import DemoOptions, run_demo
 
     options = DemoOptions(
         ranks=int(arguments.tp),
@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
 
 
 def _show(report: DemoReport, output: Output) -> None:
-    from mmformat.bench.demo.stages import STAGES
+    from mmformat.demo.run import STAGES
 
     rows: list[list[object]] = []
     for stage, title in STAGES.items():

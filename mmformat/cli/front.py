@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from mmformat.cli.options import Parser, UsageError, add_common, build
@@ -41,13 +41,15 @@ exit status: 0 yes; 1 the answer is no; 2 wrong usage; 3 could not run; 130 inte
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, parser: Callable[[], Parser] | None = None) -> int:
     """Run one command and return its exit status.
 
     Parameters
     ----------
     argv : sequence of str, optional
         The arguments without the program's name; those of the process when omitted.
+    parser : callable, optional
+        Makes the parser of another program with commands like ours, as the benchmarks.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     output = Output()
     try:
-        status = _run(argv, output)
+        status = _run(argv, output, parser or _parser)
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read us has seen enough; the interpreter must not complain at exit either.
@@ -72,10 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(argv: Sequence[str] | None, output: Output) -> int:
+def _run(argv: Sequence[str] | None, output: Output, parser: Callable[[], Parser]) -> int:
     debug = "--debug" in (sys.argv[1:] if argv is None else argv)
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = parser().parse_args(argv)
         output.wants_json = arguments.json is True
         status: int = arguments.run(arguments, output)
     except UsageError as error:

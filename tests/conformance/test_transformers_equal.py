@@ -33,15 +33,10 @@ with warnings.catch_warnings():
 from mmformat.errors import MaterializeError
 from mmformat.media.processors import processor_from_config
 from mmformat.model import DictionaryTensor
+from tests.support.photos import PHOTOS
 
 TRANSFORMERS = "5.23.0"
 ROOT = Path(__file__).parents[2]
-PHOTOS = {
-    path.name: path
-    for folder in ("mmformat/bench/photos", "tests/data/photos")
-    for path in sorted((ROOT / folder).iterdir())
-    if path.suffix in (".jpg", ".png")
-}
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = [0.5, 0.5, 0.5]

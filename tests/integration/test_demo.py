@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mmformat.bench.demo import DemoReport
-from mmformat.bench.demo.stages import STAGES
+from mmformat.demo import DemoReport
+from mmformat.demo.run import STAGES
 
 COMMAND = [sys.executable, "-W", "error", "-m", "mmformat", "demo"]
 SHM = Path("/dev/shm")

@@ -7,11 +7,11 @@ import numpy as np
 from PIL import Image
 
 HERE = Path(__file__).parent
-PHOTOS = HERE.parents[2] / "mmformat" / "bench" / "photos"
+ROOT = HERE.parents[2]
 
 
 def frames(name, count, height, width, first, last):
-    image = Image.open(PHOTOS / name).convert("RGB")
+    image = Image.open(next(ROOT.glob(f"*/**/photos/{name}"))).convert("RGB")
     for index in range(count):
         part = index / (count - 1)
         zoom = first + (last - first) * part

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,13 +25,13 @@ from mmformat.adapters.transformers import to_mmformat, to_transformers
 from mmformat.errors import ModelError
 from mmformat.media.processors import processor_from_config
 from mmformat.model import DictionaryTensor, Modality
+from tests.support.photos import PHOTOS
 
-PHOTOS = Path(__file__).parents[3] / "mmformat/bench/photos"
 NAMES = ["chelsea-360x240.png", "astronaut-face-224.png", "coffee-600x400.jpg"]
 
 
 def _images() -> list[Image.Image]:
-    return [Image.open(PHOTOS / name).convert("RGB") for name in NAMES]
+    return [Image.open(PHOTOS[name]).convert("RGB") for name in NAMES]
 
 
 def _bits(value: Any) -> tuple[Any, ...]:

@@ -7,7 +7,6 @@ import torch
 
 from mmformat.bench.payloads import PAYLOADS, digests_of, payload, stamp, tensors_of
 from mmformat.errors import ModelError
-from mmformat.model import DictionaryTensor
 
 SMALL = [name for name, each in PAYLOADS.items() if not each.is_large]
 
@@ -38,16 +37,6 @@ def test_a_stamp_changes_every_feature(name: str) -> None:
         stamp(inputs, number)
         seen.add(tuple(digests_of(inputs)))
     assert len(seen) == 5
-
-
-def test_the_photograph_is_the_same_as_codes() -> None:
-    chosen = payload("photo")
-    assert chosen.dictionary is not None
-    plain, encoded = chosen.make(0), chosen.dictionary(0)
-    assert isinstance(encoded.items[0].feature, DictionaryTensor)
-    assert digests_of(plain) == digests_of(encoded)
-    stamp(encoded, 3)
-    assert digests_of(plain) != digests_of(encoded)
 
 
 def test_digests_see_type_and_shape() -> None:

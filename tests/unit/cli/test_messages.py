@@ -15,7 +15,7 @@ from mmformat.media import load_image
 from mmformat.media.image import FixedSizeImageProcessor, QwenVLImageProcessor
 from tests.unit.cli.commands import COMMAND, run
 
-PHOTO = Path(mm.__file__).parent / "bench" / "photos" / "astronaut-face-224.png"
+PHOTO = Path(mm.__file__).parent / "demo" / "photos" / "astronaut-face-224.png"
 LARGE = PHOTO.with_name("retina-1411.jpg")
 
 

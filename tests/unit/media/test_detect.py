@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from mmformat.media import detect as code_map
 from mmformat.media.detect import PixelLayout, find_dictionary
 from mmformat.media.processors import processor_from_config
 from mmformat.model import DictionaryTensor
+from tests.support.photos import PHOTOS
 
-PHOTO = Path(__file__).parents[3] / "mmformat/bench/photos/chelsea-360x240.png"
+PHOTO = PHOTOS["chelsea-360x240.png"]
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 DTYPES = ["float32", "bfloat16", "float16"]
 

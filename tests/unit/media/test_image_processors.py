@@ -31,8 +31,8 @@ from mmformat.media.image.pixels import center_crop, output_size, smart_resize
 from mmformat.media.image.tiles import best_resolution, tile_grid
 from mmformat.media.processors import KNOWN_PROCESSORS, processor_from_config
 from mmformat.model import DictionaryTensor, Modality, MultimodalDataItem, MultimodalInputs
+from tests.support.photos import PHOTOS
 
-PHOTOS = Path(__file__).parents[3] / "mmformat/bench/photos"
 ALL = [
     QwenVLImageProcessor(),
     FixedSizeImageProcessor(),
@@ -174,7 +174,7 @@ def test_a_std_of_zero_gives_infinities_and_no_warning() -> None:
 
 @pytest.mark.parametrize("processor", ALL, ids=NAMES)
 def test_a_still_is_small_and_whole(processor: ImageProcessor) -> None:
-    feature = processor(Image.open(PHOTOS / "hubble-1000x872.jpg")).feature
+    feature = processor(Image.open(PHOTOS["hubble-1000x872.jpg"])).feature
     least = 7.9 if isinstance(processor, QwenVLImageProcessor) else 3.9
     assert feature.spec.nbytes / feature.nbytes >= least
 
@@ -189,7 +189,7 @@ CLIP_336 = FixedSizeImageProcessor(size={"shortest_edge": 336}, crop_size=(336, 
     ids=["qwen", "clip-336", "clip-224"],
 )
 def test_the_message_of_a_still_is_small(processor: ImageProcessor, least: float) -> None:
-    processed = processor(Image.open(PHOTOS / "hubble-1000x872.jpg"))
+    processed = processor(Image.open(PHOTOS["hubble-1000x872.jpg"]))
     item = MultimodalDataItem(
         modality=Modality.IMAGE,
         feature=processed.feature,
@@ -201,7 +201,7 @@ def test_the_message_of_a_still_is_small(processor: ImageProcessor, least: float
 
 @pytest.mark.parametrize("processor", ALL, ids=NAMES)
 def test_the_image_is_not_changed(processor: ImageProcessor) -> None:
-    image = Image.open(PHOTOS / "coffee-600x400.jpg")
+    image = Image.open(PHOTOS["coffee-600x400.jpg"])
     image.load()
     before = image.tobytes()
     first = processor(image).feature
@@ -220,7 +220,7 @@ def test_a_processor_can_go_to_another_process(processor: ImageProcessor) -> Non
 
 
 def test_no_float_is_touched_on_the_way_to_codes() -> None:
-    image = Image.open(PHOTOS / "hubble-1000x872.jpg").convert("RGB").resize((1008, 868))
+    image = Image.open(PHOTOS["hubble-1000x872.jpg"]).convert("RGB").resize((1008, 868))
     processor = QwenVLImageProcessor(max_pixels=10**7)
     processor(image)
     tracemalloc.start()
@@ -256,7 +256,7 @@ def test_what_is_no_image_is_refused(processor: ImageProcessor, image: Any) -> N
 
 @pytest.mark.parametrize("processor", ALL, ids=NAMES)
 def test_a_truncated_file_is_an_error_of_ours(processor: ImageProcessor) -> None:
-    whole = (PHOTOS / "coffee-600x400.jpg").read_bytes()
+    whole = (PHOTOS["coffee-600x400.jpg"]).read_bytes()
     image = Image.open(io.BytesIO(whole[: len(whole) // 2]))
     with pytest.raises(MaterializeError, match="truncated"):
         processor(image)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmformat.measure import minor_faults
+from mmformat.bench.measure import minor_faults
 from mmformat.shm import huge_pages
 from mmformat.shm.huge_pages import HUGE_NBYTES, gather_pages, room_for
 

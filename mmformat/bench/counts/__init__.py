@@ -1,1 +1,0 @@
-"""What an operation does, not how long it takes: bytes copied, memory, calls, instructions."""

@@ -1,7 +1,0 @@
-"""The way to the GPU: every way beside a plain pinned copy, on one device and on several."""
-
-from mmformat.bench.placement.expansion import run_expansion
-from mmformat.bench.placement.one_device import run_one_device
-from mmformat.bench.placement.ranks import run_ranks
-
-__all__ = ["run_expansion", "run_one_device", "run_ranks"]

@@ -1,6 +1,0 @@
-"""Nine ways from a tokenizer to the ranks, each as a server would run it, under one clock."""
-
-from mmformat.bench.strategies.run import run_strategies
-from mmformat.bench.strategies.ways import WAYS, Way
-
-__all__ = ["WAYS", "Way", "run_strategies"]
