@@ -138,19 +138,19 @@ def _owned(value: Any) -> Any:
 
 
 def compare_methods(
-    subject: Payload,
+    subjects: Sequence[Payload],
     *,
     methods: Sequence[str] = tuple(METHODS),
     ranks: int = 4,
     rounds: int = 7,
     follow: Follow | None = None,
-) -> Comparison:
+) -> list[Comparison]:
     """Measure the methods in turn, in one process and then from a producer to ranks.
 
     Parameters
     ----------
-    subject : Payload
-        As :func:`subject_of` returns it.
+    subjects : sequence of Payload
+        As :func:`subject_of` returns them.
     methods : sequence of str
         Of :data:`~mmformat.bench.methods.METHODS`.
     ranks : int, default 4
@@ -168,6 +168,24 @@ def compare_methods(
         If a rank dies, with code ``rank-died``.
     """
     tell = follow or (lambda text, done: None)
+    found = []
+    for number, subject in enumerate(subjects):
+        tell(f"{subject.title}: one process", 0.4 * number / len(subjects))
+        found.append(_alone(subject, methods, ranks, rounds))
+    if ranks:
+        tell(f"starting {ranks + 1} processes", 0.4)
+        with Crew() as crew:
+            group = Group(crew, "bench", ranks=ranks, timeout_s=_STARTUP_TIMEOUT_S)
+            group.wait_ready()
+            for number, each in enumerate(found):
+                tell(f"{each.subject.title}: {ranks} ranks", 0.5 + 0.5 * number / len(found))
+                _share(each, group, rounds)
+            group.end()
+    tell("done", 1.0)
+    return found
+
+
+def _alone(subject: Payload, methods: Sequence[str], ranks: int, rounds: int) -> Comparison:
     found = Comparison(subject=subject, ranks=ranks)
     inputs = subject.make(0)
     usable: dict[str, type[Method]] = {}
@@ -178,10 +196,16 @@ def compare_methods(
             usable[name] = method
         else:
             found.missing[name] = reason
-    found.alone = _alone(usable, inputs, subject, rounds, tell)
-    if ranks and usable:
-        found.shared = _shared(usable, subject, ranks, rounds, tell)
-    tell("done", 1.0)
+    found.alone = {name: Cell(payload=subject.name, method=name) for name in usable}
+    repeats = 10 if subject.nbytes < 2**20 else 1
+    with opened(usable, subject.nbytes) as sides:
+        for turn in turns(list(sides), rounds=rounds):
+            stamp(inputs, turn.number)
+            expected = digests_of(inputs)
+            for number in range(repeats):
+                check = expected if number == repeats - 1 else None
+                prefix = "" if turn.is_recorded else None
+                run_once(sides[turn.name], inputs, found.alone[turn.name], check, prefix=prefix)
     return found
 
 
@@ -196,49 +220,17 @@ def _why_not_carried(method: type[Method], inputs: MultimodalInputs, nbytes: int
     return None
 
 
-def _alone(
-    methods: Mapping[str, type[Method]],
-    inputs: MultimodalInputs,
-    subject: Payload,
-    rounds: int,
-    tell: Follow,
-) -> dict[str, Cell]:
-    cells = {name: Cell(payload=subject.name, method=name) for name in methods}
-    repeats = 10 if subject.nbytes < 2**20 else 1
-    expected: list[str] = []
-    with opened(methods, subject.nbytes) as sides:
-        for turn in turns(list(sides), rounds=rounds):
-            tell(f"{subject.title}: {turn.name}", 0.3 * max(0, turn.number) / rounds)
-            stamp(inputs, turn.number)
-            expected = digests_of(inputs)
-            for number in range(repeats):
-                check = expected if number == repeats - 1 else None
-                prefix = "" if turn.is_recorded else None
-                run_once(sides[turn.name], inputs, cells[turn.name], check, prefix=prefix)
-    return cells
-
-
-def _shared(
-    methods: Mapping[str, type[Method]], subject: Payload, ranks: int, rounds: int, tell: Follow
-) -> dict[str, Cell]:
-    cells = {name: Cell(payload=subject.name, method=name) for name in methods}
-    with Crew() as crew:
-        group = Group(crew, "bench", ranks=ranks, timeout_s=_STARTUP_TIMEOUT_S)
-        tell(f"starting {ranks + 1} processes", 0.3)
-        group.wait_ready()
-        for number in range(_PASSES):
-            order = list(methods.items())
-            for position, (name, method) in enumerate(reversed(order) if number % 2 else order):
-                share = (number + position / len(order)) / _PASSES
-                tell(f"{subject.title}: {name} to {ranks} ranks", 0.4 + 0.6 * share)
-                group.load(method, subject)
-                count = rounds // _PASSES + (rounds % _PASSES if number == 0 else 0)
-                for turn in range(-1, count):
-                    stamped = number * rounds + turn
-                    group.round(stamped, cells[name], is_recorded=turn >= 0)
-                group.unload()
-        group.end()
-    return cells
+def _share(found: Comparison, group: Group, rounds: int) -> None:
+    names = list(found.alone)
+    found.shared = {name: Cell(payload=found.subject.name, method=name) for name in names}
+    for number in range(_PASSES):
+        count = rounds // _PASSES + (rounds % _PASSES if number == 0 else 0)
+        for name in reversed(names) if number % 2 else names:
+            group.load(method_class(name), found.subject)
+            for turn in range(-1, count):
+                stamped = number * rounds + turn
+                group.round(stamped, found.shared[name], is_recorded=turn >= 0)
+            group.unload()
 
 
 @contextmanager

@@ -75,20 +75,14 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     for name in methods:
         method_class(name)
     subjects = [subject_of(each) for each in arguments.messages or ("image-small", "image")]
-    found = []
     with output.progress("bench") as follow:
-        for number, subject in enumerate(subjects):
-            found.append(
-                compare_methods(
-                    subject,
-                    methods=methods,
-                    ranks=arguments.ranks,
-                    rounds=3 if arguments.quick else arguments.rounds,
-                    follow=lambda text, done, number=number: follow(
-                        text, (number + done) / len(subjects)
-                    ),
-                )
-            )
+        found = compare_methods(
+            subjects,
+            methods=methods,
+            ranks=arguments.ranks,
+            rounds=3 if arguments.quick else arguments.rounds,
+            follow=follow,
+        )
     told = [each.to_json() for each in found]
     if arguments.json is True:
         output.json(told)
@@ -136,7 +130,9 @@ def _verdict(found: Comparison) -> str:
     if not ours or not others:
         return ""
     mine, rival = min(ours, key=times.__getitem__), min(others, key=times.__getitem__)
+    ratio = times[rival] / times[mine]
+    faster = f"{mine} is {ratio:.1f}" if ratio >= 1 else f"{rival} is {1 / ratio:.1f}"
     return (
         f"until {found.ranks} ranks have read every page: {mine} {times[mine]:.2f} ms, "
-        f"{rival} {times[rival]:.2f} ms: {times[rival] / times[mine]:.2f} times as fast"
+        f"{rival} {times[rival]:.2f} ms; {faster} times as fast"
     )
