@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Final, Protocol, TypeAlias, cast
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
@@ -57,6 +58,14 @@ def buffer_of(value: object) -> Buffer:
 def allocated(nbytes: int) -> Buffer:
     """Return writable memory of Arrow's pool, on a multiple of 64 bytes; nothing is in it yet."""
     return cast(Buffer, pa.allocate_buffer(nbytes))
+
+
+def copied(data: object) -> Buffer:
+    """Return a writable copy of a buffer, on a multiple of 64 bytes."""
+    source = np.frombuffer(data, np.uint8)  # type: ignore[call-overload]
+    made = allocated(source.size)
+    np.copyto(np.frombuffer(made, np.uint8), source)  # type: ignore[call-overload]
+    return made
 
 
 def codec_of(name: str) -> Codec:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 from mmformat.codec.attributes import BARE, exact_int, join
 from mmformat.codec.chained_buffer import open_chained
 from mmformat.codec.columns import DICTIONARY, Row, TensorEntry
 from mmformat.codec.decompression import Allocate
+from mmformat.codec.plans import Make, by_plan, learn
 from mmformat.codec.schema import REQUEST
 from mmformat.codec.stream import read_batches
 from mmformat.codec.tensors import check_entry, tensor_of
@@ -16,6 +17,7 @@ from mmformat.errors import DecodeError, IntegrityError
 from mmformat.model.arguments import check_text
 from mmformat.model.item import InputFormat, Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.limits import Limits
+from mmformat.model.message import EncodedMessage
 from mmformat.model.tensors import TensorSpec
 
 __all__ = ["Library", "RowReader", "decode", "gather"]
@@ -34,6 +36,7 @@ def decode(
     library: Library | None = None,
     expand: bool = True,
     allocate: Allocate | None = None,
+    writable: bool = True,
 ) -> MultimodalInputs:
     """Decode a message into the inputs that were encoded.
 
@@ -49,7 +52,11 @@ def decode(
         Expand dictionary tensors; otherwise they come as DictionaryTensor.
     allocate : callable, optional
         Return writable memory, at a multiple of 64, of so many bytes; called for each compressed
-        tensor, when all that is known of it was checked. Arrow's pool gives it when omitted.
+        tensor after its size was checked. Arrow's pool gives it when omitted.
+    writable : bool, default True
+        Copy the elements of torch tensors out of ``bytes`` objects, so that writing to a tensor
+        never changes an immutable object: torch has no read-only tensors. False leaves them where
+        they lie; then do not write to them.
 
     Returns
     -------
@@ -70,9 +77,11 @@ def decode(
 
     Notes
     -----
-    **Copies**: none of an uncompressed tensor of more than 12 bytes; compressed tensors and
-    expanded dictionary tensors are written once. **Lifetime**: each tensor keeps its frame alive.
-    A torch tensor over immutable bytes must not be written to; numpy arrays say so themselves.
+    **Copies**: none of an uncompressed tensor of more than 12 bytes, except of torch tensors in a
+    ``bytes`` object (see ``writable``); compressed tensors and expanded dictionary tensors are
+    written once. **Lifetime**: each tensor keeps its frame alive. A numpy array over read-only
+    memory is read-only. **Cost**: a message with the structure of an earlier one is decoded by a
+    plan, in a third of the time.
 
     References
     ----------
@@ -87,15 +96,44 @@ def decode(
     bounds = Limits.of(limits)
     if library is not None:
         check_text(library, get_args(Library), name="library")
-    spans = open_chained(source)
+    spans = None
+    if isinstance(source, EncodedMessage):
+        frames: Sequence[Any] = source.frames
+    else:
+        spans = open_chained(source)
+        frames = spans.frames
+    known = by_plan(frames, bounds, library=library, expand=expand, writable=writable)
+    if known is not None:
+        return known
+    spans = spans or open_chained(source)
     items, request = gather(read_batches(spans, bounds, allocate=allocate), bounds)
 
     def make(entry: TensorEntry, torch: bool, path: str) -> Any:
         if library is not None:
             torch = library == "torch"
-        return tensor_of(entry, torch=torch, expand=expand, path=path)
+        return tensor_of(entry, torch=torch, expand=expand, writable=writable, path=path)
 
-    reader = RowReader(bounds, make, expands=expand)
+    inputs = assemble(items, request, RowReader(bounds, make, expands=expand))
+    rows = [row for row, _ in items] + ([] if request is None else [request])
+    learn(
+        frames,
+        bounds,
+        rows,
+        lambda make: assemble(items, request, RowReader(bounds, make, expands=False)),
+    )
+    return inputs
+
+
+def assemble(
+    items: Sequence[tuple[Row, str]], request: Row | None, reader: RowReader
+) -> MultimodalInputs:
+    """Return the inputs of rows that :func:`gather` has put together.
+
+    Raises
+    ------
+    DecodeError, IntegrityError, LimitError
+        If a row breaks a promise of the format.
+    """
     inputs = MultimodalInputs(items=[reader.item(*rows) for rows in items])
     if request is not None:
         fields = reader.values(request, "$", ("request_data",))
@@ -162,10 +200,6 @@ def _has_fields(row: Row) -> bool:
         and row.identity is None
         and row.offsets is None
     )
-
-
-Make = Callable[[TensorEntry, bool, str], Any]
-"""Makes the tensor of a checked entry; told whether a torch tensor was sent, and its path."""
 
 
 class RowReader:

@@ -20,6 +20,7 @@ from mmformat.codec.schema import (
     SCHEMA_MESSAGE,
     schema_message_with,
 )
+from mmformat.codec.templates import encode_by_template, learn_template, outline_of
 from mmformat.codec.tensors import entry_of
 from mmformat.errors import EncodeError, ModelError
 from mmformat.model.compression import Compression
@@ -73,8 +74,14 @@ def encode(
     >>> mm.decode(message).items[0].feature.shape
     (4, 1176)
     """
-    rows = rows_of(inputs)
     options = Compression.of(compression)
+    outline = None
+    if options is None and type(inputs) is MultimodalInputs:
+        outline = outline_of(inputs)
+        known = None if outline is None else encode_by_template(outline)
+        if known is not None:
+            return known
+    rows = rows_of(inputs)
     head, behind = SCHEMA_MESSAGE, []
     if options is not None:
         continuations, choices = continue_large(rows, options)
@@ -84,7 +91,10 @@ def encode(
             behind = write_compressed_batch(
                 continuations, "lz4" if options.codec == "auto" else options.codec
             )
-    return EncodedMessage(_merged([head, *write_batch(rows), *behind, END_OF_STREAM]))
+    message = EncodedMessage(_merged([head, *write_batch(rows), *behind, END_OF_STREAM]))
+    if outline is not None:
+        learn_template(outline, rows)
+    return message
 
 
 def encode_after(inputs: MultimodalInputs, *, head_nbytes: int) -> EncodedMessage:

@@ -6,13 +6,14 @@ import ctypes
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mmformat._arrow import buffer_of, view_of_address
+from mmformat._arrow import buffer_of, copied, view_of_address
 from mmformat.codec.attributes import parsed
 from mmformat.codec.bounded_cache import bounded_cache
 from mmformat.codec.columns import (
@@ -47,6 +48,7 @@ __all__ = [
     "numpy_view",
     "tensor_of",
     "torch_view",
+    "writable_memory",
 ]
 
 _PARAMETERS = ("axis", "codes", "entries", "repeat", "repeat_axis", "table_channels")
@@ -178,8 +180,23 @@ def checked_nbytes(dtype: str, shape: Sequence[int], limits: Limits, *, path: st
     return nbytes
 
 
-def tensor_of(entry: TensorEntry, *, torch: bool, expand: bool, path: str) -> Any:
+def tensor_of(
+    entry: TensorEntry, *, torch: bool, expand: bool, path: str, writable: bool = False
+) -> Any:
     """Return the tensor of a checked entry.
+
+    Parameters
+    ----------
+    entry : TensorEntry
+        Checked.
+    torch : bool
+        Make a torch tensor, not a numpy array.
+    expand : bool
+        Expand a dictionary tensor.
+    path : str
+        Of the tensor, for errors.
+    writable : bool
+        Copy immutable bytes for a torch tensor, which cannot be read-only.
 
     Raises
     ------
@@ -191,7 +208,7 @@ def tensor_of(entry: TensorEntry, *, torch: bool, expand: bool, path: str) -> An
     **Copies**: none for one chunk, or chunks that lie behind each other; chunks that do not are
     joined. ``expand`` writes every element of a dictionary tensor.
     """
-    view = torch_view if torch else numpy_view
+    view = partial(torch_view, writable=writable) if torch else numpy_view
     if entry.encoding == PLAIN:
         return view(_joined(entry.data), entry.dtype, entry.shape)
     dictionary = dictionary_layout(entry, path)
@@ -292,26 +309,44 @@ def numpy_view(data: Any, dtype: str, shape: tuple[int, ...]) -> npt.NDArray[Any
     return np.frombuffer(data, numpy_dtype(dtype)).reshape(shape)
 
 
-def torch_view(data: Any, dtype: str, shape: tuple[int, ...]) -> torch.Tensor:
+def torch_view(
+    data: Any, dtype: str, shape: tuple[int, ...], *, writable: bool = False
+) -> torch.Tensor:
     """Return a tensor over ``data``, whether it is writable or not.
+
+    Parameters
+    ----------
+    data : buffer
+        The elements.
+    dtype, shape
+        Of the tensor.
+    writable : bool
+        Copy the bytes of a ``bytes`` object first: torch has no read-only tensors.
 
     Notes
     -----
-    **Copies**: none. torch knows no read-only tensors: writing to one over immutable bytes changes
-    them. **Lifetime**: the tensor keeps the bytes alive.
+    **Copies**: none, except as ``writable`` says. **Lifetime**: the tensor keeps the bytes alive.
     """
-    element = torch_dtype(dtype)  # says which extra is missing
+    element = torch_dtype(dtype)  # names the missing extra
     import torch
 
     if math.prod(shape) == 0:
         return torch.empty(shape, dtype=element)
-    if type(data) is not memoryview or data.readonly:
-        data = _writable_alias(data)
-    return torch.frombuffer(data, dtype=element).view(shape)
+    return torch.frombuffer(writable_memory(data, copy=writable), dtype=element).view(shape)
 
 
-def _writable_alias(data: Any) -> Any:
-    # torch.frombuffer warns at every read-only buffer, and its check cannot be turned off.
+def writable_memory(data: Any, *, copy: bool) -> Any:
+    """Return a buffer that torch takes for writable; with ``copy`` a ``bytes`` object is copied.
+
+    Notes
+    -----
+    torch.frombuffer warns at every read-only buffer, and its check cannot be turned off.
+    """
+    view = memoryview(data)
+    if not view.readonly:
+        return data
+    if copy and type(view.obj) is bytes:
+        return copied(view)
     buffer = buffer_of(data)
     array = (ctypes.c_char * buffer.size).from_address(buffer.address)
     array._owner = buffer  # type: ignore[attr-defined]  # keeps the bytes alive

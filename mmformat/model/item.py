@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from mmformat.errors import ModelError
 from mmformat.model.arguments import check_type
@@ -126,6 +126,19 @@ class MultimodalDataItem:
     def freeze(self) -> None:
         """Refuse every later assignment; the tensors themselves are not protected."""
         object.__setattr__(self, "_frozen", True)
+
+
+_FIELDS: Final = [
+    getattr(MultimodalDataItem, each.name).__set__ for each in fields(MultimodalDataItem)
+]
+
+
+def made_item(*values: Any) -> MultimodalDataItem:
+    """Return an item of checked values, in the order of its fields; nothing is checked again."""
+    item = MultimodalDataItem.__new__(MultimodalDataItem)
+    for set_field, value in zip(_FIELDS, (*values, False), strict=True):
+        set_field(item, value)
+    return item
 
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)

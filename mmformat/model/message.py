@@ -54,6 +54,16 @@ class EncodedMessage:
         self.frames: tuple[Buffer | bytes | memoryview, ...] = tuple(frames)
         self.nbytes: int = sum(map(len, self.frames))
 
+    @classmethod
+    def of_frames(
+        cls, frames: Sequence[Buffer | bytes | memoryview], nbytes: int
+    ) -> EncodedMessage:
+        """Return a message of frames that were checked and counted already."""
+        made = cls.__new__(cls)
+        made.frames = tuple(frames)
+        made.nbytes = nbytes
+        return made
+
     def __repr__(self) -> str:
         return f"EncodedMessage({len(self.frames)} frames, {self.nbytes:,} bytes)"
 

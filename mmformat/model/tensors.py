@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ITEMSIZE",
+    "ML_DTYPES",
     "Feature",
     "TensorSpec",
     "TensorValue",
@@ -58,11 +59,11 @@ ITEMSIZE: Final[dict[str, int]] = {
 }
 """Bytes of one element by dtype name; a name is the one that torch and numpy/ml_dtypes share."""
 
-_ML_DTYPES: Final = frozenset(
+ML_DTYPES: Final = frozenset(
     {"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"}
 )
 _NUMPY: Final[dict[str, np.dtype[Any]]] = {
-    name: np.dtype(name) for name in ITEMSIZE if name not in _ML_DTYPES
+    name: np.dtype(name) for name in ITEMSIZE if name not in ML_DTYPES
 }
 _TORCH_NAMES: dict[torch.dtype, str] = {}
 _TORCH: dict[str, torch.dtype] = {}
@@ -81,7 +82,7 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     found = _NUMPY.get(name)
     if found is not None:
         return found
-    if name not in _ML_DTYPES:
+    if name not in ML_DTYPES:
         raise ModelError(f"expected a dtype of the wire, got {name!r}", code="dtype")
     try:
         import ml_dtypes

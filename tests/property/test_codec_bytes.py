@@ -105,11 +105,12 @@ def test_a_flip_in_the_schema_is_refused_or_harmless() -> None:
     assert counts["schema"] > counts["value"] > 0, counts
 
 
-def test_the_long_sweep_counts_every_case(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_warm", [False, True], ids=["cold", "warm"])
+def test_the_long_sweep_counts_every_case(monkeypatch: pytest.MonkeyPatch, is_warm: bool) -> None:
     """It runs by hand over all vectors; here over the smallest, so that it keeps working."""
     vector = min(VALID, key=lambda vector: vector.path.stat().st_size)
     monkeypatch.setattr("tests.support.sweep.golden_vectors", lambda kind: [vector])
-    swept = sweep(bits=1)
+    swept = sweep(bits=1, is_warm=is_warm)
     counts, nbytes = swept.counts, len(vector.read())
     assert swept.escaped == []
     assert swept.silent == 0
