@@ -171,7 +171,8 @@ def load_audio(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
     ----------
     source : Source
         Of any kind but ``image`` and ``medium``; a video's sound is taken too. An array is floats
-        (samples,) or (channels, samples), at the rate of the processor that gets it.
+        (samples,) or (channels, samples), at the rate of the processor that gets it. An array with
+        more channels than samples is refused, because it is probably the transpose.
     fetcher : callable, optional
         Used for a URL when the source has none of its own.
     path : str
@@ -234,6 +235,14 @@ def _audio_of_array(data: Any, path: str) -> Audio:
             f"expected floats (samples,) or (channels, samples), got {samples.dtype} "
             f"{samples.shape}",
             path=path,
+        )
+    if samples.ndim == 2 and samples.shape[0] > samples.shape[1]:
+        raise MaterializeError(
+            f"samples must have shape (channels, samples), but {samples.shape} would have more "
+            "channels than samples",
+            path=path,
+            hint="if the channels come last: samples.T",
+            code="channel-order",
         )
     return Audio(np.atleast_2d(samples).astype(np.float32, copy=False), None)
 

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, TypeAlias
@@ -358,12 +359,45 @@ class OpenedImage:
             self._file.close()
 
 
+class _Truncation:
+    """Keep ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES`` false while an image is decoded here.
+
+    With that global of Pillow set, which some libraries do on import, the missing part of an image
+    is grey and no error is raised. Pillow has no other switch.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._value = False
+
+    @contextmanager
+    def refused(self) -> Iterator[None]:
+        file: Any = require("PIL.ImageFile", extra="media")
+        with self._lock:
+            if self._users == 0 or file.LOAD_TRUNCATED_IMAGES:
+                self._value = file.LOAD_TRUNCATED_IMAGES
+            file.LOAD_TRUNCATED_IMAGES = False
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    file.LOAD_TRUNCATED_IMAGES = self._value
+
+
+_TRUNCATION: Final = _Truncation()
+
+
 @contextmanager
 def _readable(source: Source, path: str) -> Iterator[None]:
-    """Turn exceptions of Pillow into ours."""
+    """Turn exceptions of Pillow into ours; an incomplete image is an error in any case."""
     pillow = require("PIL.Image", extra="media")
     try:
-        yield
+        with _TRUNCATION.refused():
+            yield
     except MMFormatError:
         raise
     except (pillow.DecompressionBombError, pillow.DecompressionBombWarning) as error:
@@ -383,7 +417,8 @@ def _decoded(image: Image, path: str) -> Image:
     from PIL import ImageOps
 
     try:
-        image.load()
+        with _TRUNCATION.refused():
+            image.load()
         # As transformers' load_image does.
         if image.getexif().get(ORIENTATION, 1) != 1:
             image = ImageOps.exif_transpose(image)
@@ -457,6 +492,8 @@ _DEMUXERS: Final = (
     (0, b"\xff\xf3", "mp3"),
     (0, b"\xff\xf2", "mp3"),
     (0, b"\xff\xfa", "mp3"),
+    (0, b"\xff\xe3", "mp3"),  # MPEG-2.5: 8, 11.025 and 12 kHz
+    (0, b"\xff\xe2", "mp3"),
 )
 _TS_PACKET_NBYTES: Final = 188
 

@@ -25,9 +25,12 @@ class Video:
     Parameters
     ----------
     frame_count : int
-        Frames, as the file says.
+        Frames that the file shows, counted from its packets; an edit list is applied.
     fps : float or None
-        Frames a second, averaged; None when the file does not say.
+        Frames a second: the nominal rate, or the average where the frames do not keep to it; None
+        when unknown.
+    pts_s : float64 array (frames,), or None
+        When each frame is shown, in seconds, ascending; None when unknown.
     height, width : int
         In pixels, as stored: a rotation that a camera noted is not applied.
     read : callable
@@ -56,10 +59,12 @@ class Video:
         width: int,
         read: Callable[[Sequence[int]], Iterator[Frame]],
         path: str = "$",
+        pts_s: npt.NDArray[np.float64] | None = None,
         close: Callable[[], None] | None = None,
     ) -> None:
         self.frame_count = frame_count
         self.fps = fps
+        self.pts_s = pts_s
         self.height = height
         self.width = width
         self.path = path
@@ -102,11 +107,11 @@ class Video:
         for frame in self._read(wanted):
             given += 1
             yield frame
-        allowed = max(2, self.frame_count // 50)
-        if given < len(wanted) and (not given or wanted[given] < self.frame_count - allowed):
+        certain = self.frame_count - _allowed(self.frame_count)
+        if given < len(wanted) and (not given or wanted[given] < certain):
             raise MaterializeError(
-                f"expected {self.frame_count:,} frames, as the file says, got fewer than "
-                f"{wanted[given] + 1:,}",
+                f"the file has {self.frame_count:,} frames, but number {wanted[given]:,} cannot be "
+                "decoded",
                 path=self.path,
                 code="video-short",
             )
@@ -153,13 +158,17 @@ def open_video(source: Source, *, fetcher: Fetcher | None = None, path: str = "$
             _check_frame(height, width, source, path)
             # The size can change within a stream; FFmpeg enforces this limit itself.
             stream.codec_context.options = {"max_pixels": str(source.max_pixels)}
-            count = int(stream.frames) or _count_packets(container, stream)
+            if fps:
+                check_duration(stream.frames / fps, source, path)
+            times = _frame_times(container, stream, path)
+            fps = _frame_rate(times, fps, float(stream.time_base or 0))
         if fps:
-            check_duration(count / fps, source, path)
+            check_duration(len(times) / fps, source, path)
         closing = stack.pop_all()
     return Video(
-        frame_count=count,
+        frame_count=len(times),
         fps=fps,
+        pts_s=times,
         height=height,
         width=width,
         read=lambda indices: _decoded(container, stream, indices, path),
@@ -179,11 +188,48 @@ def _check_frame(height: int, width: int, source: Source, path: str) -> None:
         )
 
 
-def _count_packets(container: Any, stream: Any) -> int:
-    # Matroska does not say; a packet is a frame in every codec that it carries here.
-    count = sum(1 for packet in container.demux(stream) if packet.size)
+def _frame_times(container: Any, stream: Any, path: str) -> npt.NDArray[np.float64]:
+    # Count packets: headers miscount, and also count frames that an edit list hides. A packet is
+    # a frame in every codec that is read here.
+    shown: list[float] = []
+    count = 0
+    for packet in container.demux(stream):
+        if packet.size:
+            count += 1
+            if not packet.is_discard:
+                tick = packet.dts if packet.pts is None else packet.pts
+                shown.append(count if tick is None else tick)
     container.seek(0)
-    return count
+    if not shown:
+        raise MaterializeError("the video stream has no frames", path=path)
+    # FFmpeg applies edit lists to the index of MP4, but not to the count in the header.
+    said = len(stream.index_entries) if "mp4" in container.format.name else 0
+    said = said or stream.frames
+    if count < said - _allowed(said):
+        raise MaterializeError(
+            f"the header counts {said:,} frames, but the file ends after {count:,}",
+            path=path,
+            code="video-short",
+        )
+    return np.sort(np.array(shown, np.float64)) * float(stream.time_base or 0)
+
+
+def _allowed(count: int) -> int:
+    # Writers count differently at the end.
+    return max(2, count // 50)
+
+
+def _frame_rate(
+    times: npt.NDArray[np.float64], nominal: float | None, tick_s: float
+) -> float | None:
+    # The nominal rate if all frames keep to it within the rounding of times, else the average.
+    if len(times) < 2 or times[-1] <= times[0]:
+        return nominal
+    if nominal is not None:
+        even = times[0] + np.arange(len(times)) / nominal
+        if np.abs(times - even).max() <= tick_s * 1.01:
+            return nominal
+    return float((len(times) - 1) / (times[-1] - times[0]))
 
 
 def _decoded(container: Any, stream: Any, wanted: Sequence[int], path: str) -> Iterator[Frame]:

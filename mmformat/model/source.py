@@ -125,10 +125,9 @@ def _kind_of(data: Any) -> str:
         return "path"
     if callable(getattr(data, "read", None)):
         return "file"
-    if hasattr(data, "__array_interface__") and hasattr(data, "mode"):
-        return "image"
-    if hasattr(data, "__array_interface__"):
-        return "array"
+    # Ask the class: Pillow's property decodes the image.
+    if hasattr(type(data), "__array_interface__"):
+        return "image" if hasattr(data, "mode") else "array"
     raise ModelError(
         f"expected bytes, text, a path, a file, an image or an array, got {type(data).__name__}",
         path="$.data",

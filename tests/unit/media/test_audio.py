@@ -205,3 +205,20 @@ def test_settings_come_from_a_configuration() -> None:
             WhisperProcessor.from_values(values)
     with pytest.raises(mm.MaterializeError, match="padding"):
         WhisperProcessor(padding="longest")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100])
+def test_an_mp3_of_any_rate_is_read(rate: int) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(rate, np.float32), rate, format="MP3")
+    audio = load_audio(mm.Source(file.getvalue()))
+    assert (audio.sample_rate_hz, audio.samples.shape[0]) == (rate, 1)
+    assert abs(audio.samples.shape[1] - rate) < 2_400
+
+
+@pytest.mark.parametrize("shape", [(480, 2), (2, 1), (16_000, 1)])
+def test_samples_whose_channels_come_last_are_refused(shape: tuple[int, int]) -> None:
+    with pytest.raises(mm.MaterializeError, match="more channels than samples") as caught:
+        load_audio(mm.Source(np.zeros(shape, np.float32)))
+    assert caught.value.code == "channel-order"
+    assert load_audio(mm.Source(np.zeros(shape, np.float32).T)).samples.shape == shape[::-1]

@@ -53,7 +53,7 @@ REFUSED = [
     ("script.mp4", VIDEO, mm.MaterializeError, "ffconcat"),
     ("truncated.mp4", VIDEO, mm.MaterializeError, "whole file"),
     ("headless.mp4", VIDEO, mm.MaterializeError, "whole file"),
-    ("ends-early.mp4", VIDEO, mm.MaterializeError, "can be decoded"),
+    ("ends-early.mp4", VIDEO, mm.MaterializeError, "the file ends after"),
     ("three-hours.mp4", VIDEO, mm.LimitError, "10,800 s"),
     ("three-hours.avi", VIDEO, mm.LimitError, "10,800 s"),
     ("three-hours.mp4", AUDIO, mm.LimitError, "10,800 s"),
@@ -164,7 +164,7 @@ def test_our_own_bound_is_below_pillows() -> None:
 
 def test_a_header_that_lies_about_three_hours_is_found_out() -> None:
     source = mm.Source(BAD / "three-hours.avi", max_duration_s=4 * 3600)
-    with pytest.raises(mm.MaterializeError, match=r"expected 162,000 frames") as caught:
+    with pytest.raises(mm.MaterializeError, match="counts 162,000 frames") as caught:
         materialize(request_of(source, VIDEO), PROCESSORS)
     assert caught.value.code == "video-short"
     assert caught.value.path == "$.items[1].feature[0]"

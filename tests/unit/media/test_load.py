@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote_from_bytes
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from transformers.image_utils import load_image as transformers_load_image
 
 from mmformat import LimitError, MaterializeError, Source
@@ -216,3 +217,43 @@ def test_formats_that_start_programs_are_not_opened() -> None:
         assert image.format == "EPS"  # Pillow itself would open it
     with pytest.raises(MaterializeError):
         load_image(Source(postscript))
+
+
+# ------------------------------------------------------------- Pillow's global for half an image
+
+
+@pytest.fixture
+def truncated_images_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "TIFF", "BMP", "GIF"])
+@pytest.mark.usefixtures("truncated_images_allowed")
+def test_half_an_image_is_refused_whatever_pillows_global_says(name: str) -> None:
+    pixels = np.random.default_rng(7).integers(0, 256, (300, 300, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, name)
+    whole = file.getvalue()
+    with pytest.raises(MaterializeError):
+        load_image(Source(whole[: len(whole) // 2]))
+    with pytest.raises(MaterializeError):
+        load_image(Source(Image.open(io.BytesIO(whole[: len(whole) // 2]))))
+    assert load_image(Source(whole)).size == (300, 300)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True  # others keep what they chose
+
+
+@pytest.mark.usefixtures("truncated_images_allowed")
+def test_the_global_is_restored_after_many_threads() -> None:
+    pixels = np.random.default_rng(7).integers(0, 256, (200, 200, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    half = file.getvalue()[:4_000]
+
+    def refused(_: int) -> bool:
+        with pytest.raises(MaterializeError):
+            load_image(Source(half))
+        return True
+
+    with ThreadPoolExecutor(8) as executor:
+        assert all(executor.map(refused, range(64)))
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is True

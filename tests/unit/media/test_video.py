@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import io
 import json
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +308,76 @@ def test_the_table_is_torchs_arithmetic(
         expected = values.float().sub(torch.tensor(mean)[:, None] * scale)
         expected = expected.div(torch.tensor(std)[:, None] * scale)
     np.testing.assert_array_equal(table, expected.numpy())
+
+
+# ---------------------------------------------------------------------- what a file really shows
+
+
+def _encoded(
+    container: str, count: int, *, pts: list[int] | None = None, time_base: Fraction | None = None
+) -> bytes:
+    out = io.BytesIO()
+    with av.open(out, "w", format=container) as file:
+        stream = file.add_stream("libx264", rate=24, options={"bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.gop_size = count
+        if time_base is not None:
+            stream.codec_context.time_base = time_base
+        for index in range(count):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 96, 3), index, np.uint8))
+            if pts is not None:
+                frame.pts, frame.time_base = pts[index], time_base
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return out.getvalue()
+
+
+def _shown(data: bytes) -> tuple[Video, list[np.ndarray]]:
+    with open_video(mm.Source(data)) as video:
+        return video, list(video.frames(range(video.frame_count)))
+
+
+def test_an_edit_list_hides_frames() -> None:
+    source = av.open(io.BytesIO(_encoded("mp4", 120)))
+    stream = source.streams.video[0]
+    shift = int(Fraction(30, 24) / stream.time_base)
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as cut:
+        copy = cut.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts -= shift
+                packet.dts -= shift
+                packet.stream = copy
+                cut.mux(packet)
+    video, frames = _shown(out.getvalue())
+    assert video.frame_count == len(frames) == 90
+    assert abs(int(frames[0].mean()) - 30) <= 2  # the first that is shown, not the first stored
+    assert video.fps == 24.0
+    np.testing.assert_allclose(np.diff(video.pts_s), 1 / 24, atol=1e-4)
+
+
+def test_a_header_that_counts_too_few_frames_hides_none() -> None:
+    data = bytearray(_encoded("avi", 40))
+    at = data.index(b"avih") + 8
+    assert int.from_bytes(data[at + 16 : at + 20], "little") == 40
+    data[at + 16 : at + 20] = (7).to_bytes(4, "little")
+    length_at = data.index(b"strh") + 8 + 32
+    assert int.from_bytes(data[length_at : length_at + 4], "little") == 40
+    data[length_at : length_at + 4] = (7).to_bytes(4, "little")
+    video, frames = _shown(bytes(data))
+    assert video.frame_count == len(frames) == 40
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4"])
+def test_the_rate_of_frames_at_uneven_times_is_their_average(container: str) -> None:
+    pts = [0, 40, 80, 120, 1_120, 2_120, 3_120, 3_160, 3_200, 4_200]
+    video, frames = _shown(_encoded(container, 10, pts=pts, time_base=Fraction(1, 1000)))
+    assert len(frames) == 10
+    np.testing.assert_allclose(video.pts_s - video.pts_s[0], np.array(pts) / 1000, atol=1e-3)
+    assert video.fps == pytest.approx(9 / 4.2, rel=1e-3)
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4", "avi"])
+def test_the_rate_of_frames_at_even_times_is_the_nominal_one(container: str) -> None:
+    assert _shown(_encoded(container, 25))[0].fps == 24.0
