@@ -24,6 +24,11 @@ class OwnedArena:
         return self._transport.fileno()
 
     @property
+    def transport(self) -> ShmArena:
+        """The segment's producer, for rooms that move whole messages in or out."""
+        return self._transport
+
+    @property
     def name(self) -> str:
         """The arena's name, which :meth:`attach` takes."""
         return self._transport.name

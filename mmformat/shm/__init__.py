@@ -3,7 +3,7 @@
 from mmformat.shm.handle import Handle
 from mmformat.shm.hold import Hold
 from mmformat.shm.mapping import Mapping
-from mmformat.shm.producer import ShmArena
+from mmformat.shm.producer import Lent, ShmArena
 from mmformat.shm.reader import ShmReader
 from mmformat.shm.slot import Slot
 from mmformat.shm.stats import ArenaStats
@@ -13,6 +13,7 @@ __all__ = [
     "ArenaStats",
     "Handle",
     "Hold",
+    "Lent",
     "Mapping",
     "SegmentInfo",
     "ShmArena",

@@ -9,8 +9,11 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Collection
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+
+import numpy as np
 
 from mmformat.errors import ArenaFullError, TransportError
 from mmformat.shm import fork
@@ -31,7 +34,7 @@ from mmformat.shm.sweep import sweep
 if TYPE_CHECKING:
     import mmap
 
-__all__ = ["ShmArena"]
+__all__ = ["Lent", "ShmArena"]
 
 _LOG: Final = logging.getLogger("mmformat.arena")
 _REAP_INTERVAL_S: Final = 0.2
@@ -45,6 +48,13 @@ def _forget(pid: int, opened: Segment) -> None:
     if os.getpid() == pid:
         opened.unlink()
         opened.close()
+
+
+class Lent(NamedTuple):
+    """Hold a slot's bytes, as an array of uint8, and the identity that they are found again by."""
+
+    view: np.ndarray[Any, np.dtype[np.uint8]]
+    identity: bytes
 
 
 class ShmArena:
@@ -212,6 +222,48 @@ class ShmArena:
         with self._mutex:
             self._check_open()
             self._grants.revoke(handle.slot, handle.generation)
+
+    def lend(self, handle: Handle) -> Lent:
+        """Return a read-only view of a slot that keeps its bytes until the view is collected.
+
+        The slot may be released by every rank, or revoked, meanwhile: its bytes are used again
+        only when nothing looks at them any more.
+
+        Raises
+        ------
+        StaleHandleError
+            When the slot has other content by now, or none.
+        TransportError
+            With code ``closed`` or ``forked``.
+
+        Notes
+        -----
+        **Copies**: none.
+        """
+        with self._mutex:
+            self._check_open()
+            extent = self._grants.extent_of(handle)
+            owner = None if extent.writer is None else extent.writer()
+            if owner is None or owner.size < extent.content_nbytes:
+                owner = np.frombuffer(
+                    self._mapping, np.uint8, count=extent.content_nbytes, offset=extent.offset
+                )
+                extent.writer = weakref.ref(owner)
+            view = owner[: extent.content_nbytes]
+            view.flags.writeable = False
+            return Lent(view, extent.identity)
+
+    def withdraw(self, handle: Handle, ranks: Collection[int]) -> None:
+        """Stop waiting for ranks that were never sent this handle, and never will be.
+
+        Raises
+        ------
+        TransportError
+            With code ``closed`` or ``forked``.
+        """
+        with self._mutex:
+            self._check_open()
+            self._grants.withdraw(handle, ranks)
 
     def reap(self) -> int:
         """Take back what dead readers held and what all living ones released; count the former.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from mmformat.errors import StaleHandleError
 from mmformat.shm import liveness
 from mmformat.shm.arena_full import Holding
 from mmformat.shm.extents import Extent, Ledger
@@ -124,6 +126,29 @@ class Grants:
             del self._granted[record]
             self.free.append(record)
             self._ledger.ungrant(grant.extent)
+
+    def extent_of(self, handle: Handle) -> Extent:
+        """Return where the content of a granted slot lies.
+
+        Raises
+        ------
+        StaleHandleError
+            When the slot is not granted, or has other content by now.
+        """
+        grant = self._granted.get(handle.slot)
+        same = handle.segment_id == self._segment_id
+        if grant is None or grant.generation != handle.generation or not same:
+            raise StaleHandleError(
+                f"slot {handle.slot} of {self._name} no longer holds generation {handle.generation}"
+            )
+        return grant.extent
+
+    def withdraw(self, handle: Handle, ranks: Collection[int]) -> None:
+        """Forget ranks that were never told of a slot; nothing waits for them any more."""
+        grant = self._granted.get(handle.slot)
+        if grant is not None and grant.generation == handle.generation:
+            for rank in ranks:
+                grant.holders &= ~(1 << rank)
 
     def collect(self, most: int | None = None) -> None:
         """Take back the slots that all their holders released, looking at the oldest first."""
