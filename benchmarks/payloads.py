@@ -17,10 +17,12 @@ from mmformat.model import DictionaryTensor, Modality, MultimodalInputs
 
 __all__ = ["PAYLOADS", "PHOTOS", "payload"]
 
+_FOLDERS: Final = (Path(mmformat.demo.__file__).parent, Path(__file__).parent)
 PHOTOS: Final = {
     path.name: path
-    for folder in (Path(mmformat.demo.__file__).parent, Path(__file__).parent)
+    for folder in _FOLDERS
     for path in (folder / "photos").glob("*.*g")
+    if path.name not in {"retina-1411-small.jpg", "astronaut-face-128.png"}  # smaller copies
 }
 """Every photograph that the benchmarks use, by file name: the demo's and those beside this file."""
 

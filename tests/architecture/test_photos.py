@@ -11,8 +11,8 @@ import pytest
 from tests.architecture.tree import PACKAGE, ROOT
 
 FOLDERS = {
-    PACKAGE / "demo" / "photos": 2**19,  # bytes at most: it ships in the wheel
-    ROOT / "benchmarks" / "photos": 2**19,
+    PACKAGE / "demo" / "photos": 2**18,  # bytes at most: it ships in the wheel
+    ROOT / "benchmarks" / "photos": 2**20,
     ROOT / "tests" / "data" / "photos": 1_500_000,
 }
 LICENCES = {"public domain", "CC0 1.0", "CC BY 2.0"}

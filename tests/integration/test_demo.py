@@ -81,10 +81,10 @@ def test_every_bit_arrives_in_every_rank(options: list[str]) -> None:
     assert (report["ranks"], report["requests"], report["images"]) == (2, 2, 6)
     assert report["left_in_shm"] == []
     assert report["handle_nbytes"] < 256
-    # Six features and the grids of three patched ones; put, put again and pickled; two ranks.
-    assert report["tensors_checked"] == report["tensors_identical"] == (6 + 3) * 3 * 2
+    # Six features and the grids of four patched ones; put, put again and pickled; two ranks.
+    assert report["tensors_checked"] == report["tensors_identical"] == (6 + 4) * 3 * 2
     shared = report["tensors_inside"] + report["tensors_outside"]
-    assert shared == (6 + 3) * 2 * 2
+    assert shared == (6 + 4) * 2 * 2
     if options == ["--encoding", "plain"]:
         assert report["tensors_outside"] == 0
         assert report["stages"]["mmformat"]["all"]["copies"] == 1

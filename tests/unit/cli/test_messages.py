@@ -13,10 +13,11 @@ import mmformat as mm
 from mmformat.cli.front import main
 from mmformat.media import load_image
 from mmformat.media.image import FixedSizeImageProcessor, QwenVLImageProcessor
+from tests.support.photos import PHOTOS
 from tests.unit.cli.commands import COMMAND, run
 
-PHOTO = Path(mm.__file__).parent / "demo" / "photos" / "astronaut-face-224.png"
-LARGE = PHOTO.with_name("retina-1411.jpg")
+PHOTO = PHOTOS["astronaut-face-224.png"]
+LARGE = PHOTOS["retina-1411.jpg"]
 
 
 def _feature(path: Path, index: int = 0) -> np.ndarray:
