@@ -18,7 +18,7 @@ ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types floors rooms soak chaos sweep engines fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
+.PHONY: help demo test test-all test-base lint types floors rooms soak chaos sweep engines fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,8 +26,14 @@ help:  ## list the targets
 demo: $(VENV)/.stamp-run  ## photographs to four ranks through shared memory, checked bit for bit
 	@$(BIN)/mmformat demo $(ARGS)
 
-test: $(VENV)/.stamp-dev  ## every test, the architecture's too (MMFORMAT_SKIP_SLOW=1 leaves out the slow ones)
+test: $(VENV)/.stamp-dev  ## the tests, the architecture's too, but for the slow ones
+	@$(BIN)/python -m pytest -q -m "not slow" $(ARGS)
+
+test-all: $(VENV)/.stamp-dev  ## every test
 	@$(BIN)/python -m pytest -q $(ARGS)
+
+test-base:  ## the unit tests on a base install, without torch, on each Python of this machine
+	@.ci/base $(ARGS)
 
 lint: $(VENV)/.stamp-dev  ## ruff
 	@$(BIN)/ruff check .

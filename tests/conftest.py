@@ -6,14 +6,17 @@ import functools
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Iterator
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 SHM = Path("/dev/shm")
+HERE = Path(__file__).parent
 
 # ci: the same examples at every run, so that a red run can be looked into. explore: new ones.
 # deadline=None: on a shared machine a slow example says nothing about the code.
@@ -22,6 +25,43 @@ settings.register_profile(
 )
 settings.register_profile("explore", deadline=None, max_examples=2_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+class _SkipWithoutExtra(MetaPathFinder):
+    """Skip the test, or the whole module, that imports an optional package which is missing.
+
+    Only where ``MMFORMAT_BASE_INSTALL=1`` says that nothing optional is meant to be installed;
+    elsewhere a missing package is an error. An import by the package itself is left alone.
+    """
+
+    def find_spec(self, name: str, path: object, target: object = None) -> None:
+        frame = sys._getframe(1)
+        while "importlib" in frame.f_code.co_filename and frame.f_back is not None:
+            frame = frame.f_back
+        if "." not in name and Path(frame.f_code.co_filename).is_relative_to(HERE):
+            pytest.skip(f"{name} is not installed", allow_module_level=True)
+
+
+BASE_INSTALL = os.environ.get("MMFORMAT_BASE_INSTALL") == "1"
+if BASE_INSTALL:
+    sys.meta_path.append(_SkipWithoutExtra())
+    # These two make processors, which need Pillow, while they are imported.
+    collect_ignore = ["unit/cli/test_messages.py", "unit/media/test_bad_input.py"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """On a base install, skip the test that finds out within that it needs an extra."""
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        if not BASE_INSTALL:
+            raise
+        pytest.skip(f"{error.name} is not installed")
+    except ImportError as error:
+        if not BASE_INSTALL or type(error).__name__ != "MissingExtraError":
+            raise
+        pytest.skip(str(error))
 
 
 @functools.cache
@@ -38,11 +78,8 @@ def _why_no_gpu() -> str | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what cannot or may not run, with the reason."""
-    skip_slow = os.environ.get("MMFORMAT_SKIP_SLOW") == "1"
+    """Skip what cannot run, with the reason."""
     for item in items:
-        if skip_slow and item.get_closest_marker("slow"):
-            item.add_marker(pytest.mark.skip(reason="slow, and MMFORMAT_SKIP_SLOW=1"))
         if item.get_closest_marker("gpu") and (reason := _why_no_gpu()):
             item.add_marker(pytest.mark.skip(reason=reason))
 

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.commands import parser
 from benchmarks.fanout import run_fanout
 from benchmarks.growth import run_growth
 from benchmarks.results import load
 from benchmarks.scenarios import SCENARIOS
+from mmformat.cli.front import main
 
 COMMAND = [sys.executable, "-W", "error", "-m", "benchmarks"]
 SHM = Path("/dev/shm")
@@ -205,8 +207,8 @@ def test_placement_says_that_there_is_no_device() -> None:
     ],
     ids=["payload", "method", "rounds", "part", "scenario"],
 )
-def test_wrong_usage(arguments: list[str]) -> None:
-    result = _bench(*arguments)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("error: ")
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments, parser=parser) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")

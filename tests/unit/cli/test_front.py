@@ -166,6 +166,7 @@ def _words(text: str) -> list[str]:
 
 def test_without_rich_tables_are_plain_and_json_works(message: Path) -> None:
     """What was found is shown all the same, with the same words."""
+    pytest.importorskip("rich")
     plain = run("inspect", message, code=WITHOUT_RICH)
     assert plain.returncode == 0, plain.stderr
     framed = run("inspect", message)

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from mmformat.legacy import ALLOWED
 from mmformat.legacy.constructors import resolve
 
@@ -43,6 +45,7 @@ def test_every_allowed_name_has_a_meaning() -> None:
 
 def test_converting_imports_no_engine_and_no_torch() -> None:
     """Neither sglang nor vllm nor torch nor msgspec nor Pillow is needed."""
+    pytest.importorskip("ml_dtypes")
     script = f"""
 import sys
 for name in ("torch", "sglang", "vllm", "msgspec", "PIL", "transformers"):
