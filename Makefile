@@ -18,7 +18,11 @@ ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
+<<<<<<< HEAD
 .PHONY: help demo test test-all test-base lint types floors rooms soak chaos sweep engines fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
+=======
+.PHONY: help demo test lint types floors rooms soak chaos net-chaos sweep engines fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
+>>>>>>> 646245b (net: hosts as network namespaces: bytes on the wire, kills, partitions, chaos)
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -59,6 +63,9 @@ soak: $(VENV)/.stamp-dev  ## 10,000 rounds through the arena: memory, descriptor
 
 chaos: $(VENV)/.stamp-dev  ## 2,000 requests while ranks and producers are killed at random
 	@$(BIN)/python -m benchmarks.chaos $(ARGS)
+
+net-chaos: $(VENV)/.stamp-dev  ## 2,000 fetches over three hosts while links and processes fail (as root, Linux)
+	@MMFORMAT_NET_REQUESTS=2000 $(BIN)/python -m pytest -q -s --timeout 3600 tests/net -k chaos $(ARGS)
 
 sweep: $(VENV)/.stamp-dev  ## every bit of every golden vector flipped, every length cut
 	@$(BIN)/python -m tests.support.sweep $(ARGS)
