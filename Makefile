@@ -18,11 +18,7 @@ ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help demo test test-all test-base lint types floors rooms soak chaos sweep engines fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
-=======
-.PHONY: help demo test lint types floors rooms soak chaos net-chaos sweep engines fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
->>>>>>> 646245b (net: hosts as network namespaces: bytes on the wire, kills, partitions, chaos)
+.PHONY: help demo test test-all test-base lint types floors rooms soak chaos net-chaos sweep engines fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
