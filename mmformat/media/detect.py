@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -254,13 +254,14 @@ def find_dictionary(
     most = max(1 if each.axis is None else each.view[each.axis] for each in candidates)
     if distinct > most * MAX_VALUES:
         return None
-    hint = (
-        None if mean is None else Normalization(rescale_factor=rescale_factor, mean=mean, std=std)
-    )
+    hints: list[Normalization | None] = [None]
+    if mean is not None:
+        pil = Normalization(rescale_factor=rescale_factor, mean=mean, std=std)
+        hints = [replace(pil, fused=True), pil, None]  # either backend of transformers
     for candidate in candidates:
         if math.prod(candidate.view) != count:
             continue
-        for seed in (None,) if hint is None else (hint, None):
+        for seed in hints:
             found = _find(tensor, words, candidate, seed)
             if found is not None:
                 return found if found.nbytes < spec.nbytes else None

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from mmformat.errors import MaterializeError
 from mmformat.media.image import (
+    Backend,
     Encoding,
     FixedSizeImageProcessor,
     FloatDtype,
@@ -17,9 +18,10 @@ from mmformat.media.image import (
     LlavaImageProcessor,
     LlavaNextImageProcessor,
     QwenVLImageProcessor,
+    SixteenBit,
     TilesImageProcessor,
 )
-from mmformat.media.image.normalization import DTYPE_KEY, ENCODING_KEY
+from mmformat.media.image.normalization import BACKEND_KEY, DTYPE_KEY, ENCODING_KEY, SIXTEEN_BIT_KEY
 from mmformat.media.sources import reason_of
 
 __all__ = ["KNOWN_PROCESSORS", "processor_from_config"]
@@ -45,6 +47,8 @@ def processor_from_config(
     *,
     encoding: Encoding = "dictionary",
     dtype: FloatDtype = "float32",
+    backend: Backend = "auto",
+    sixteen_bit: SixteenBit = "clip",
     **overrides: Any,
 ) -> ImageProcessor:
     """Return the image processor of a Hugging Face configuration.
@@ -58,13 +62,19 @@ def processor_from_config(
         What the processor returns when a call does not say.
     dtype : {"float32", "bfloat16", "float16"}
         The element type when a call does not say.
+    backend : {"auto", "torchvision", "pil"}
+        Whose pixels: those of transformers' torchvision or PIL backend. ``"auto"`` is what
+        transformers chooses for the named class in this installation.
+    sixteen_bit : {"clip", "scale"}
+        How 16-bit grey images become 8-bit: everything above 255 white, as in transformers, or
+        scaled.
     **overrides
         Values that replace those of the configuration, as ``max_pixels=1280 * 28 * 28``.
 
     Returns
     -------
     ImageProcessor
-        Bit for bit equal to transformers 5.23.0's processor of that name, PIL backend.
+        Bit for bit equal to transformers 5.23.0's processor of that name and backend.
 
     Raises
     ------
@@ -83,8 +93,17 @@ def processor_from_config(
     if isinstance(nested, Mapping):
         values = dict(nested)
     values.update(overrides)
-    values.update({ENCODING_KEY: encoding, DTYPE_KEY: dtype})
     named = values.get("image_processor_type") or values.get("feature_extractor_type")
+    if backend == "auto" and str(named).endswith("Pil"):
+        backend = "pil"
+    values.update(
+        {
+            ENCODING_KEY: encoding,
+            DTYPE_KEY: dtype,
+            BACKEND_KEY: backend,
+            SIXTEEN_BIT_KEY: sixteen_bit,
+        }
+    )
     make = KNOWN_PROCESSORS.get(_base_name(str(named)))
     if make is None:
         raise MaterializeError(

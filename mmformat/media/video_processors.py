@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Self, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mmformat._extras import require
 from mmformat.errors import MaterializeError
 from mmformat.media.image import Encoding, FloatDtype, Normalization, ProcessedImage
 from mmformat.media.image.normalization import (
@@ -21,12 +20,18 @@ from mmformat.media.image.normalization import (
     STANDARD_STD,
     Settings,
 )
-from mmformat.media.image.pixels import smart_resize
+from mmformat.media.image.pixels import (
+    BACKENDS,
+    Backend,
+    PillowPixels,
+    Pixels,
+    TorchPixels,
+    smart_resize,
+)
 from mmformat.media.image.processor import CodesLayout, ImagePlan
 from mmformat.media.video import Video
 
 __all__ = [
-    "FusedNormalization",
     "Qwen3VLVideoProcessor",
     "QwenVLVideoProcessor",
     "sample_frames",
@@ -135,36 +140,6 @@ def _evenly_spaced(frame_count: int, wanted: int) -> npt.NDArray[np.int64]:
 MIN_PIXELS: Final = 128 * 28 * 28
 MAX_PIXELS: Final = 768 * 28 * 28
 
-Planes = npt.NDArray[np.uint8]
-"""One frame, (channels, height, width)."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FusedNormalization(Normalization):
-    """Turn bytes into floats as transformers' torchvision backend does: rescaling fused in.
-
-    Examples
-    --------
-    >>> FusedNormalization(mean=(0.5,), std=(0.5,)).table(1)[0, [0, 255]]
-    array([-1.,  1.], dtype=float32)
-    """
-
-    def table(self, channels: int) -> npt.NDArray[np.float32]:
-        """Return the float32 value of each byte, as an array (channels, 256)."""
-        bytes_ = np.arange(256, dtype=np.float32)
-        if self.rescale_factor is None:
-            return Normalization.table(self, channels)
-        if self.mean is None or self.std is None:
-            scaled: npt.NDArray[np.float32] = bytes_ * np.float32(self.rescale_factor)
-            return np.tile(scaled, (channels, 1))
-        scale = np.float32(1.0 / self.rescale_factor)
-        mean, std = (
-            np.broadcast_to(np.asarray(value, np.float32), (channels,))[:, None] * scale
-            for value in (self.mean, self.std)
-        )
-        table: npt.NDArray[np.float32] = (bytes_ - mean) / std
-        return table
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QwenVLVideoProcessor:
@@ -186,11 +161,12 @@ class QwenVLVideoProcessor:
         Bound the pixels of a frame by its share of ``max_video_tokens`` too, as qwen-vl-utils does.
     max_video_tokens : int
         The budget of which a video may take nine tenths.
-    normalization : FusedNormalization
-        How bytes become floats.
-    backend : {"torch", "pillow"}
-        What resizes. ``"torch"`` gives transformers' bits; ``"pillow"`` needs no torch, and differs
-        by 1 or 2 in under 1 % of the bytes.
+    normalization : Normalization
+        How bytes become floats; computed as the torchvision backend does.
+    backend : {"auto", "torchvision", "pil"}
+        Where frames are resized. ``"torchvision"``, which ``"auto"`` stands for, gives the pixels
+        of transformers, whose video processors have no other backend; ``"pil"`` needs no torch, and
+        differs by 1 or 2 in under 1 % of the bytes.
 
     Raises
     ------
@@ -205,7 +181,7 @@ class QwenVLVideoProcessor:
     --------
     >>> from mmformat.media import open_video
     >>> from mmformat.model import Source
-    >>> processor = QwenVLVideoProcessor(num_frames=4, min_pixels=56 * 56, backend="pillow")
+    >>> processor = QwenVLVideoProcessor(num_frames=4, min_pixels=56 * 56, backend="pil")
     >>> processed = processor(open_video(Source(np.zeros((9, 56, 84, 3), np.uint8))))
     >>> processed.feature.shape, processed.model_specific_data["video_grid_thw"].tolist()
     ((48, 1176), [[2, 4, 6]])
@@ -223,22 +199,20 @@ class QwenVLVideoProcessor:
     cap_pixels_per_frame: bool = False
     max_video_tokens: int = 128_000
     normalization: Normalization = field(
-        default_factory=lambda: FusedNormalization(mean=CLIP_MEAN, std=CLIP_STD)
+        default_factory=lambda: Normalization(fused=True, mean=CLIP_MEAN, std=CLIP_STD)
     )
     resample: int = Image.Resampling.BICUBIC
-    backend: Literal["torch", "pillow"] = "torch"
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        if self.backend not in ("torch", "pillow"):
+        if self.backend not in BACKENDS:
             raise MaterializeError(
-                f"expected a backend of 'torch' or 'pillow', got {self.backend!r}", path="$.backend"
+                f"backend must be 'auto', 'torchvision' or 'pil', got {self.backend!r}",
+                path="$.backend",
             )
-        if self.backend == "torch" and self.resample not in _TORCH_MODES:
-            raise MaterializeError(
-                f"expected a bilinear or bicubic filter, got {self.resample}",
-                path="$.resample",
-                hint="backend='pillow'",
-            )
+        if self.backend == "auto":
+            object.__setattr__(self, "backend", "torchvision")
+        object.__setattr__(self, "normalization", replace(self.normalization, fused=True))
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any], **overrides: Any) -> Self:
@@ -279,9 +253,7 @@ class QwenVLVideoProcessor:
             "max_pixels": settings.integer("max_pixels", size.get("longest_edge", base.max_pixels)),
             "cap_pixels_per_frame": settings.flag("cap_pixels_per_frame", False),
             "resample": settings.resample(base.resample),
-            "normalization": FusedNormalization(
-                rescale_factor=found.rescale_factor, mean=found.mean, std=found.std
-            ),
+            "normalization": found,
         }
         for name in _INTEGERS:
             fields[name] = settings.integer(name, getattr(base, name))
@@ -311,12 +283,7 @@ class QwenVLVideoProcessor:
         """
         indices = self._indices_of(video)
         height, width = self._size_of(video, len(indices))
-        resize = (
-            _torch_resizer(self.resample)
-            if self.backend == "torch"
-            else _pillow_resizer(self.resample)
-        )
-        codes = self._codes(video, indices, height=height, width=width, resize=resize)
+        codes = self._codes(video, indices, height=height, width=width)
         steps, count, channels = codes.shape[:3]
         flat = codes.reshape(steps * count, *codes.shape[2:])
         shape = (steps * count, channels * self.temporal_patch_size * self.patch_size**2)
@@ -366,42 +333,31 @@ class QwenVLVideoProcessor:
         *,
         height: int,
         width: int,
-        resize: Callable[[Planes, int, int], Planes],
     ) -> npt.NDArray[np.uint8]:
-        span = self.temporal_patch_size
+        span, merge, patch = self.temporal_patch_size, self.merge_size, self.patch_size
         steps = -(-len(indices) // span)
-        out = self._empty(steps, height, width)
+        rows, columns = height // patch // merge, width // patch // merge
+        out = np.empty((steps, rows, columns, merge, merge, 3, span, patch, patch), np.uint8)
         taken = 0
         for frame in video.frames(indices):
-            planes = resize(frame, height, width)
-            self._cut(planes, out[taken // span, ..., taken % span, :])
+            pixels: Pixels
+            if self.backend == "pil":
+                pixels = PillowPixels(Image.fromarray(frame))
+            else:
+                pixels = TorchPixels.of(frame)
+            pixels = pixels.resize(height, width, resample=self.resample)
+            place = out[taken // span, ..., taken % span, :, :]
+            pixels.write_patches(place, merge_size=merge, strip=height * width)
             taken += 1
         steps = -(-taken // span)
         for missing in range(taken, steps * span):  # as transformers: the last frame again
-            out[steps - 1, ..., missing % span, :] = out[steps - 1, ..., (taken - 1) % span, :]
-        codes = out[:steps].view(np.uint8)
-        count = height * width // self.patch_size**2
-        return codes.reshape(steps, count, 3, span, self.patch_size, self.patch_size)
-
-    def _empty(self, steps: int, height: int, width: int) -> npt.NDArray[Any]:
-        # One void element is one line of a patch, so that numpy moves lines instead of bytes.
-        merge, patch = self.merge_size, self.patch_size
-        rows, columns = height // patch // merge, width // patch // merge
-        line = np.dtype((np.void, patch))
-        shape = (steps, rows, columns, merge, merge, 3, self.temporal_patch_size, patch)
-        return np.empty(shape, line)
-
-    def _cut(self, planes: Planes, out: npt.NDArray[Any]) -> None:
-        rows, columns, merge = out.shape[:3]
-        lines = planes.view(out.dtype)
-        cells = lines.reshape(3, rows, merge, self.patch_size, columns, merge)
-        out[...] = cells.transpose(1, 4, 2, 5, 0, 3)
+            out[steps - 1, ..., missing % span, :, :] = out[
+                steps - 1, ..., (taken - 1) % span, :, :
+            ]
+        count = height * width // patch**2
+        return out[:steps].reshape(steps, count, 3, span, patch, patch)
 
 
-_TORCH_MODES = {
-    int(Image.Resampling.BICUBIC): "bicubic",
-    int(Image.Resampling.BILINEAR): "bilinear",
-}
 _INTEGERS = (
     "min_frames",
     "max_frames",
@@ -425,37 +381,6 @@ def _check_type(name: str, values: Mapping[str, Any]) -> None:
         )
     if values.get("do_resize") is False:
         raise MaterializeError("do_resize must be true for videos", path="$.do_resize")
-
-
-def _torch_resizer(resample: int) -> Callable[[Planes, int, int], Planes]:
-    torch = require("torch", extra="torch")
-    mode = _TORCH_MODES[int(resample)]
-
-    def resize(frame: Planes, height: int, width: int) -> Planes:
-        planes = np.ascontiguousarray(frame.transpose(2, 0, 1))
-        if planes.shape[1:] == (height, width):
-            return planes
-        made = torch.nn.functional.interpolate(
-            torch.from_numpy(planes)[None],
-            size=(height, width),
-            mode=mode,
-            align_corners=False,
-            antialias=True,
-        )
-        array: Planes = made[0].contiguous().numpy()
-        return array
-
-    return resize
-
-
-def _pillow_resizer(resample: int) -> Callable[[Planes, int, int], Planes]:
-    def resize(frame: Planes, height: int, width: int) -> Planes:
-        image = Image.fromarray(frame)
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling(resample))
-        return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-    return resize
 
 
 MAX_ASPECT_RATIO: Final = 200
@@ -492,7 +417,7 @@ class Qwen3VLVideoProcessor(QwenVLVideoProcessor):
     --------
     >>> from mmformat.media import open_video
     >>> from mmformat.model import Source
-    >>> processor = Qwen3VLVideoProcessor(num_frames=4, min_pixels=64 * 64, backend="pillow")
+    >>> processor = Qwen3VLVideoProcessor(num_frames=4, min_pixels=64 * 64, backend="pil")
     >>> processed = processor(open_video(Source(np.zeros((9, 64, 96, 3), np.uint8))))
     >>> processed.feature.shape, processed.model_specific_data["video_grid_thw"].tolist()
     ((48, 1536), [[2, 4, 6]])
@@ -503,7 +428,7 @@ class Qwen3VLVideoProcessor(QwenVLVideoProcessor):
     patch_size: int = 16
     max_video_tokens: int = 768
     normalization: Normalization = field(
-        default_factory=lambda: FusedNormalization(mean=STANDARD_MEAN, std=STANDARD_STD)
+        default_factory=lambda: Normalization(fused=True, mean=STANDARD_MEAN, std=STANDARD_STD)
     )
 
     def _indices_of(self, video: Video) -> npt.NDArray[np.int64]:

@@ -9,7 +9,13 @@ from mmformat.media.image.fixed_size import (  # noqa: E402
     LlavaImageProcessor,
 )
 from mmformat.media.image.normalization import Normalization  # noqa: E402
-from mmformat.media.image.pixels import Encoding, FloatDtype, ImageLike  # noqa: E402
+from mmformat.media.image.pixels import (  # noqa: E402
+    Backend,
+    Encoding,
+    FloatDtype,
+    ImageLike,
+    SixteenBit,
+)
 from mmformat.media.image.processor import (  # noqa: E402
     CodesLayout,
     ImagePlan,
@@ -24,6 +30,7 @@ from mmformat.media.image.tiles import (  # noqa: E402
 )
 
 __all__ = [
+    "Backend",
     "CodesLayout",
     "Encoding",
     "FixedSizeImageProcessor",
@@ -37,5 +44,6 @@ __all__ = [
     "PixelProcessor",
     "ProcessedImage",
     "QwenVLImageProcessor",
+    "SixteenBit",
     "TilesImageProcessor",
 ]

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from mmformat.errors import MaterializeError
 from mmformat.media.image.normalization import (
@@ -16,17 +15,9 @@ from mmformat.media.image.normalization import (
     CLIP_STD,
     STANDARD_MEAN,
     STANDARD_STD,
-    Normalization,
     Settings,
 )
-from mmformat.media.image.pixels import (
-    MAX_RESIZED_PIXELS,
-    center_crop,
-    check_size,
-    output_size,
-    resize,
-    write_channels,
-)
+from mmformat.media.image.pixels import MAX_RESIZED_PIXELS, Pixels, check_size, output_size
 from mmformat.media.image.processor import CodesLayout, PixelProcessor
 
 __all__ = [
@@ -45,16 +36,13 @@ class FixedSizeImageProcessor(PixelProcessor):
         What to resize to, as in a ``preprocessor_config.json``; None does not resize.
     crop_size : (int, int), or None
         Height and width of the center that is kept; None keeps all.
-    normalization : Normalization
-        How bytes become floats.
-    resample : int
-        A ``PIL.Image.Resampling``.
-    do_convert_rgb : bool
-        Convert every mode to RGB first.
+    normalization, resample, do_convert_rgb, backend, sixteen_bit
+        As for :class:`PixelProcessor`.
 
     References
     ----------
-    transformers 5.23.0, ``CLIPImageProcessorPil`` and ``SiglipImageProcessorPil``, bit for bit.
+    transformers 5.23.0, ``CLIPImageProcessor``, ``SiglipImageProcessor``, and their ``Pil``
+    classes, bit for bit.
 
     Examples
     --------
@@ -66,15 +54,17 @@ repeat=1, ratio=3.92)
 
     size: Mapping[str, int] | None = field(default_factory=lambda: {"shortest_edge": 224})
     crop_size: tuple[int, int] | None = (224, 224)
-    normalization: Normalization = field(
-        default_factory=lambda: Normalization(mean=CLIP_MEAN, std=CLIP_STD)
-    )
-    resample: int = Image.Resampling.BICUBIC
-    do_convert_rgb: bool = True
 
     @classmethod
-    def clip(cls, values: Mapping[str, Any]) -> FixedSizeImageProcessor:
+    def clip(cls, values: Mapping[str, Any], **fields: Any) -> Self:
         """Return the processor of a CLIP configuration.
+
+        Parameters
+        ----------
+        values : mapping
+            As parsed from JSON.
+        **fields
+            Of the class, in addition.
 
         Raises
         ------
@@ -90,10 +80,11 @@ repeat=1, ratio=3.92)
             size=size if settings.flag("do_resize", True) else None,
             crop_size=_height_width(crop) if settings.flag("do_center_crop", True) else None,
             **settings.pixels(mean=CLIP_MEAN, std=CLIP_STD),
+            **fields,
         )
 
     @classmethod
-    def siglip(cls, values: Mapping[str, Any]) -> FixedSizeImageProcessor:
+    def siglip(cls, values: Mapping[str, Any]) -> Self:
         """Return the processor of a SigLIP configuration.
 
         Raises
@@ -130,11 +121,11 @@ repeat=1, ratio=3.92)
         """Return (1, channels, height, width)."""
         return CodesLayout(codes=(1, channels, *self.extent(height, width)), axis=1)
 
-    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+    def write(self, pixels: Pixels, codes: npt.NDArray[np.uint8]) -> None:
         """Write the one image."""
         self.write_one(pixels, codes[0])
 
-    def write_one(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+    def write_one(self, pixels: Pixels, codes: npt.NDArray[np.uint8]) -> None:
         """Resize and crop an image into codes (channels, height, width).
 
         Raises
@@ -144,10 +135,10 @@ repeat=1, ratio=3.92)
         """
         if self.size is not None:
             height, width = output_size(pixels.height, pixels.width, size=self.size)
-            pixels = resize(pixels, height, width, resample=self.resample)
+            pixels = pixels.resize(height, width, resample=self.resample)
         if self.crop_size is not None:
-            pixels = center_crop(pixels, *self.crop_size)
-        write_channels(pixels, codes)
+            pixels = pixels.center_crop(*self.crop_size)
+        pixels.write(codes)
 
 
 def _height_width(size: Mapping[str, int]) -> tuple[int, int]:
@@ -157,19 +148,21 @@ def _height_width(size: Mapping[str, int]) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlavaImageProcessor(PixelProcessor):
+class LlavaImageProcessor(FixedSizeImageProcessor):
     """Produce images of a fixed size, for LLaVA 1.5: ``pixel_values`` (1, 3, height, width).
 
     Parameters
     ----------
-    fixed : FixedSizeImageProcessor
-        What follows the padding.
     background : (int, int, int), or None
         The color that an image is padded to a square with; None does not pad.
+    size, crop_size
+        As for :class:`FixedSizeImageProcessor`.
+    normalization, resample, do_convert_rgb, backend, sixteen_bit
+        As for :class:`PixelProcessor`.
 
     References
     ----------
-    transformers 5.23.0, ``LlavaImageProcessorPil``, bit for bit.
+    transformers 5.23.0, ``LlavaImageProcessor`` and ``LlavaImageProcessorPil``, bit for bit.
 
     Examples
     --------
@@ -178,11 +171,10 @@ class LlavaImageProcessor(PixelProcessor):
     (1, 3, 224, 224)
     """
 
-    fixed: FixedSizeImageProcessor = field(default_factory=FixedSizeImageProcessor)
     background: tuple[int, int, int] | None = None
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> LlavaImageProcessor:
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Return the processor of a ``preprocessor_config.json``'s values.
 
         Raises
@@ -197,33 +189,35 @@ class LlavaImageProcessor(PixelProcessor):
             if not isinstance(mean, tuple) or len(mean) != 3:
                 raise MaterializeError(f"expected 3 means, got {mean}", path="$.image_mean")
             background = (int(mean[0] * 255), int(mean[1] * 255), int(mean[2] * 255))
-        return cls(fixed=FixedSizeImageProcessor.clip(values), background=background)
+        return cls.clip(values, background=background)
 
-    @property
-    def normalization(self) -> Normalization:
-        """How bytes become floats."""
-        return self.fixed.normalization
+    def extent(self, height: int, width: int) -> tuple[int, int]:
+        """Return the output height and width for an image of this size.
 
-    @property
-    def do_convert_rgb(self) -> bool:
-        """Whether every mode is converted to RGB first."""
-        return self.fixed.do_convert_rgb
-
-    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
-        """Return (1, channels, height, width)."""
+        Raises
+        ------
+        MaterializeError
+            When it cannot be resized.
+        """
         if self.background is not None:
             height = width = max(height, width)
-        return self.fixed.layout(height, width, channels=channels)
+        return FixedSizeImageProcessor.extent(self, height, width)
 
-    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
-        """Write the one image, padded to a square first."""
+    def write_one(self, pixels: Pixels, codes: npt.NDArray[np.uint8]) -> None:
+        """Pad, resize and crop an image into codes (channels, height, width).
+
+        Raises
+        ------
+        MaterializeError
+            When the image cannot be read, padded or resized.
+        """
         if self.background is not None:
             pixels = _pad_to_square(pixels, self.background)
-        self.fixed.write(pixels, codes)
+        FixedSizeImageProcessor.write_one(self, pixels, codes)
 
 
-def _pad_to_square(pixels: Image.Image, color: tuple[int, int, int]) -> Image.Image:
-    width, height = pixels.size
+def _pad_to_square(pixels: Pixels, color: tuple[int, int, int]) -> Pixels:
+    height, width = pixels.height, pixels.width
     if width == height:
         return pixels
     edge = max(width, height)
@@ -232,10 +226,9 @@ def _pad_to_square(pixels: Image.Image, color: tuple[int, int, int]) -> Image.Im
             f"a padded square may have at most {MAX_RESIZED_PIXELS:,} pixels, not {edge} x {edge}",
             path="$.do_pad",
         )
-    if pixels.mode != "RGB":
+    if pixels.channels != 3:
         raise MaterializeError(
-            f"only RGB images can be padded, got mode {pixels.mode}", path="$.do_convert_rgb"
+            f"only images of 3 channels can be padded, got {pixels.channels}",
+            path="$.do_convert_rgb",
         )
-    square = Image.new("RGB", (edge, edge), color)
-    square.paste(pixels, ((edge - width) // 2, (edge - height) // 2))
-    return square
+    return pixels.pad((edge - height) // 2, (edge - width) // 2, edge, edge, color=color)

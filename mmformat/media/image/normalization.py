@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mmformat.errors import MaterializeError
-from mmformat.media.image.pixels import Encoding, FloatDtype, size_mapping
+from mmformat.media.image.pixels import Backend, Encoding, FloatDtype, SixteenBit, size_mapping
 from mmformat.model import DictionaryTensor
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
+    "BACKEND_KEY",
     "CLIP_MEAN",
     "CLIP_STD",
     "DTYPE_KEY",
     "ENCODING_KEY",
+    "SIXTEEN_BIT_KEY",
     "STANDARD_MEAN",
     "STANDARD_STD",
     "Normalization",
@@ -35,7 +37,7 @@ _BYTES = np.arange(256, dtype=np.uint8)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normalization:
-    """Turn bytes into the floats of a model, exactly as transformers' PIL backend does.
+    """Turn bytes into the floats of a model, exactly as a backend of transformers does.
 
     Parameters
     ----------
@@ -48,6 +50,9 @@ class Normalization:
         What comes out when a call does not say: codes and a table, or one float an element.
     dtype : {"float32", "bfloat16", "float16"}
         The element type when a call does not say.
+    fused : bool
+        Compute in float32 with rescaling fused into the mean and std, as the torchvision backend
+        does; otherwise as the PIL backend does.
 
     Raises
     ------
@@ -57,7 +62,8 @@ class Normalization:
     References
     ----------
     transformers 5.23.0, ``image_transforms.rescale`` and ``image_transforms.normalize``:
-    ``(float32(float64(byte) * rescale_factor) - float32(mean)) / float32(std)``.
+    ``(float32(float64(byte) * rescale_factor) - float32(mean)) / float32(std)``; fused:
+    ``TorchvisionBackend.rescale_and_normalize``.
 
     Examples
     --------
@@ -71,6 +77,7 @@ class Normalization:
     std: tuple[float, ...] | float | None = None
     encoding: Encoding = "dictionary"
     dtype: FloatDtype = "float32"
+    fused: bool = False
 
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
@@ -103,13 +110,19 @@ class Normalization:
             When the mean or the std is for another number of channels.
         """
         values = np.broadcast_to(_BYTES, (channels, 256))
+        scale = np.float32(1)
         if self.rescale_factor is None:
             table = values.astype(np.float32)
+        elif self.fused and self.mean is not None:
+            table = values.astype(np.float32)
+            scale = np.float32(1.0 / self.rescale_factor)
+        elif self.fused:
+            table = values.astype(np.float32) * np.float32(self.rescale_factor)
         else:
             table = (values.astype(np.float64) * self.rescale_factor).astype(np.float32)
         if self.mean is not None and self.std is not None:
-            mean = _column(self.mean, channels, "$.image_mean")
-            std = _column(self.std, channels, "$.image_std")
+            mean = _column(self.mean, channels, "$.image_mean") * scale
+            std = _column(self.std, channels, "$.image_std") * scale
             with np.errstate(divide="ignore", invalid="ignore"):
                 table = (table - mean) / std
         return table
@@ -157,6 +170,8 @@ STANDARD_STD: Final = (0.5, 0.5, 0.5)
 
 ENCODING_KEY: Final = "mmformat.encoding"
 DTYPE_KEY: Final = "mmformat.dtype"
+BACKEND_KEY: Final = "mmformat.backend"
+SIXTEEN_BIT_KEY: Final = "mmformat.sixteen_bit"
 """Names that no configuration of transformers has, for what the caller wants to come out."""
 
 
@@ -166,6 +181,8 @@ class PixelSettings(TypedDict):
     normalization: Normalization
     resample: int
     do_convert_rgb: bool
+    backend: Backend
+    sixteen_bit: SixteenBit
 
 
 class Settings:
@@ -241,6 +258,8 @@ class Settings:
             normalization=self.normalization(mean=mean, std=std),
             resample=self.resample(Image.Resampling.BICUBIC),
             do_convert_rgb=self.flag("do_convert_rgb", True),
+            backend=self._values.get(BACKEND_KEY, "auto"),
+            sixteen_bit=self._values.get(SIXTEEN_BIT_KEY, "clip"),
         )
 
     def normalization(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> Normalization:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, cast
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from mmformat.errors import MaterializeError
-from mmformat.media.image.normalization import Normalization
-from mmformat.media.image.pixels import Encoding, FloatDtype, ImageLike, to_rgb
+from mmformat.media.image.normalization import CLIP_MEAN, CLIP_STD, Normalization
+from mmformat.media.image.pixels import (
+    SIXTEEN_BIT,
+    Backend,
+    Encoding,
+    FloatDtype,
+    ImageLike,
+    Pixels,
+    SixteenBit,
+    opened_pixels,
+    resolve_backend,
+)
 from mmformat.model import DictionaryTensor, TensorValue
 from mmformat.model.dictionary import expanded_shape
 from mmformat.model.tensors import TensorSpec, is_torch, numpy_dtype, tensor_spec, torch_dtype
@@ -139,10 +150,15 @@ class ImagePlan:
     def spec(self) -> TensorSpec:
         """The tensor to be written: bytes, or floats when plain."""
         layout = self.layout
-        if self.table is None or not self.is_plain:
+        if self.table is not None and not self.is_plain:
             return TensorSpec("uint8", layout.codes)
-        natural = expanded_shape(layout.codes, repeat_axis=layout.repeat_axis, repeat=layout.repeat)
-        return TensorSpec(tensor_spec(self.table).dtype, layout.shape or natural)
+        dtype = "uint8" if self.table is None else tensor_spec(self.table).dtype
+        return TensorSpec(dtype, layout.shape or self._repeated_shape)
+
+    @property
+    def _repeated_shape(self) -> tuple[int, ...]:
+        layout = self.layout
+        return expanded_shape(layout.codes, repeat_axis=layout.repeat_axis, repeat=layout.repeat)
 
     @property
     def library(self) -> Literal["torch", "numpy"]:
@@ -205,6 +221,12 @@ class ImagePlan:
         """
         if self.is_plain:
             return self._dictionary(codes).expand(self.empty() if out is None else out)
+        if self.table is None and self.spec.shape != codes.shape:
+            made: npt.NDArray[np.uint8] = self.empty() if out is None else out
+            repeated = np.expand_dims(codes, self.layout.repeat_axis)
+            target = made.numpy() if is_torch(made) else made
+            target.reshape(self._repeated_shape)[...] = repeated
+            return made
         return self.feature(codes if out is None else out)
 
     def _dictionary(self, codes: Any) -> DictionaryTensor:
@@ -219,24 +241,51 @@ class ImagePlan:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PixelProcessor(ABC):
     """The common part of all image processors; a family of models implements two steps.
 
     A family says in :meth:`layout` what becomes of an image of some size, and in :meth:`write`
-    resizes and cuts the bytes. Encodings, dtypes and destinations are the same for all.
+    resizes and cuts the bytes. Encodings, dtypes, backends and destinations are common to all.
+
+    Parameters
+    ----------
+    normalization : Normalization
+        How bytes become floats; the backend decides whether it is fused.
+    resample : int
+        A ``PIL.Image.Resampling``.
+    do_convert_rgb : bool
+        Convert every mode to RGB first.
+    backend : {"auto", "torchvision", "pil"}
+        Whose pixels: those of transformers' torchvision or PIL backend, bit for bit. ``"auto"`` is
+        what transformers chooses in this installation, and is replaced by it.
+    sixteen_bit : {"clip", "scale"}
+        How 16-bit grey becomes 8-bit: as in transformers, where all above 255 is white, or scaled.
+
+    Raises
+    ------
+    MaterializeError
+        For another backend or ``sixteen_bit``.
     """
 
-    __slots__ = ()
+    normalization: Normalization = field(
+        default_factory=lambda: Normalization(mean=CLIP_MEAN, std=CLIP_STD)
+    )
+    resample: int = Image.Resampling.BICUBIC
+    do_convert_rgb: bool = True
+    backend: Backend = "auto"
+    sixteen_bit: SixteenBit = "clip"
 
-    @property
-    @abstractmethod
-    def normalization(self) -> Normalization:
-        """How bytes become floats."""
-
-    @property
-    @abstractmethod
-    def do_convert_rgb(self) -> bool:
-        """Whether every mode is converted to RGB first."""
+    def __post_init__(self) -> None:
+        backend = resolve_backend(self.backend)
+        if self.sixteen_bit not in SIXTEEN_BIT:
+            raise MaterializeError(
+                f"sixteen_bit must be 'clip' or 'scale', got {self.sixteen_bit!r}",
+                path="$.sixteen_bit",
+            )
+        fused = replace(self.normalization, fused=backend == "torchvision")
+        object.__setattr__(self, "backend", backend)
+        object.__setattr__(self, "normalization", fused)
 
     @abstractmethod
     def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
@@ -249,7 +298,7 @@ class PixelProcessor(ABC):
         """
 
     @abstractmethod
-    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+    def write(self, pixels: Pixels, codes: npt.NDArray[np.uint8]) -> None:
         """Resize and cut an image into C-contiguous ``codes`` of the layout's shape."""
 
     def plan(
@@ -309,14 +358,19 @@ class PixelProcessor(ABC):
 
         Notes
         -----
-        **Copies**: beside Pillow's own images each byte once, into its place; for ``"plain"`` from
-        there each float once. **Lifetime**: the feature is, or holds, ``out``.
+        **Copies**: apart from the backend's own images each byte once, into its place; for
+        ``"plain"`` from there each float once. **Lifetime**: the feature is, or holds, ``out``.
         """
-        pixels = to_rgb(image, convert=self.do_convert_rgb)
+        pixels = opened_pixels(
+            image,
+            convert=self.do_convert_rgb,
+            backend=resolve_backend(self.backend),
+            sixteen_bit=self.sixteen_bit,
+        )
         plan = self.plan(
             pixels.height,
             pixels.width,
-            channels=len(pixels.getbands()),
+            channels=pixels.channels,
             encoding=encoding,
             dtype=dtype,
         )

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from mmformat.errors import MaterializeError
-from mmformat.media.image.normalization import CLIP_MEAN, CLIP_STD, Normalization, Settings
-from mmformat.media.image.pixels import check_size, planes, resize, smart_resize
+from mmformat.media.image.normalization import CLIP_MEAN, CLIP_STD, Settings
+from mmformat.media.image.pixels import Pixels, check_size, smart_resize
 from mmformat.media.image.processor import CodesLayout, PixelProcessor
 
-__all__ = ["QwenVLImageProcessor", "write_patches"]
+__all__ = ["QwenVLImageProcessor"]
 
 STRIP: Final = 98_304
 """Pixels cut at once: on 4K, whole planes take twice the time (46 ms against 22)."""
@@ -37,16 +36,14 @@ class QwenVLImageProcessor(PixelProcessor):
         How often a still is repeated along time.
     merge_size : int
         How many patches along each edge the model merges into one token.
-    normalization : Normalization
-        How bytes become floats.
-    resample : int
-        A ``PIL.Image.Resampling``.
-    do_resize, do_convert_rgb : bool
-        Steps that can be left out.
+    do_resize : bool
+        Whether to resize.
+    normalization, resample, do_convert_rgb, backend, sixteen_bit
+        As for :class:`PixelProcessor`.
 
     References
     ----------
-    transformers 5.23.0, ``Qwen2VLImageProcessorPil``, bit for bit.
+    transformers 5.23.0, ``Qwen2VLImageProcessor`` and ``Qwen2VLImageProcessorPil``, bit for bit.
 
     Examples
     --------
@@ -61,12 +58,7 @@ class QwenVLImageProcessor(PixelProcessor):
     patch_size: int = 14
     temporal_patch_size: int = 2
     merge_size: int = 2
-    normalization: Normalization = field(
-        default_factory=lambda: Normalization(mean=CLIP_MEAN, std=CLIP_STD)
-    )
-    resample: int = Image.Resampling.BICUBIC
     do_resize: bool = True
-    do_convert_rgb: bool = True
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> QwenVLImageProcessor:
@@ -113,16 +105,19 @@ class QwenVLImageProcessor(PixelProcessor):
             repeat_axis=2,
             repeat=self.temporal_patch_size,
             shape=(rows * columns, values),
-            always_float=True,
+            always_float=self.backend == "pil",
             model_specific_data={"image_grid_thw": np.array([[1, rows, columns]], dtype=np.int64)},
         )
 
-    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+    def write(self, pixels: Pixels, codes: npt.NDArray[np.uint8]) -> None:
         """Resize, and write the patches one after another."""
         if self.do_resize:
             height, width = self._resized(pixels.height, pixels.width)
-            pixels = resize(pixels, height, width, resample=self.resample)
-        write_patches(pixels, codes, merge_size=self.merge_size)
+            pixels = pixels.resize(height, width, resample=self.resample)
+        merge, patch = self.merge_size, self.patch_size
+        rows, columns = pixels.height // patch // merge, pixels.width // patch // merge
+        shape = (rows, columns, merge, merge, codes.shape[1], patch, patch)
+        pixels.write_patches(codes.reshape(shape), merge_size=merge, strip=STRIP)
 
     def _resized(self, height: int, width: int) -> tuple[int, int]:
         return smart_resize(
@@ -132,38 +127,3 @@ class QwenVLImageProcessor(PixelProcessor):
             min_pixels=self.min_pixels,
             max_pixels=self.max_pixels,
         )
-
-
-def write_patches(pixels: Image.Image, codes: npt.NDArray[np.uint8], *, merge_size: int) -> None:
-    """Write the bytes of an image as patches (patches, channels, patch_size, patch_size).
-
-    Parameters
-    ----------
-    pixels : PIL.Image.Image
-        Height and width are multiples of ``patch_size * merge_size``.
-    codes : uint8 array
-        C-contiguous.
-    merge_size : int
-        Patches that lie behind each other are a square of this edge.
-
-    Notes
-    -----
-    **Copies**: each byte once into its patch, after Pillow's own copies of a strip and of each of
-    its channels, which stay in a core's cache.
-    """
-    channels, patch_size = codes.shape[1:3]
-    height, width = pixels.height, pixels.width
-    factor = patch_size * merge_size
-    rows, columns = height // factor, width // factor
-    # One void element is one line of a patch, so that numpy moves whole lines instead of bytes.
-    line = np.dtype((np.void, patch_size))
-    out = codes.view(line)
-    out = out.reshape(rows, columns, merge_size, merge_size, channels, patch_size)
-    step = max(1, STRIP // (width * factor))
-    for start in range(0, rows, step):
-        stop = min(start + step, rows)
-        plane = planes(pixels.crop((0, start * factor, width, stop * factor)))
-        for channel in range(channels):
-            lines = plane(channel).view(line)
-            cells = lines.reshape(stop - start, merge_size, patch_size, columns, merge_size)
-            out[start:stop, :, :, :, channel] = cells.transpose(0, 3, 1, 4, 2)

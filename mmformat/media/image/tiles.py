@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from mmformat.errors import MaterializeError
 from mmformat.media.image.fixed_size import FixedSizeImageProcessor
-from mmformat.media.image.normalization import CLIP_MEAN, CLIP_STD, Normalization, Settings
-from mmformat.media.image.pixels import check_size, output_size, resize, write_channels
+from mmformat.media.image.normalization import CLIP_MEAN, CLIP_STD, Settings
+from mmformat.media.image.pixels import Pixels, check_size, output_size
 from mmformat.media.image.processor import CodesLayout, PixelProcessor
 
 __all__ = [
@@ -28,7 +27,7 @@ PINPOINTS: Final = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LlavaNextImageProcessor(PixelProcessor):
+class LlavaNextImageProcessor(FixedSizeImageProcessor):
     """Cut an image of any resolution into tiles, for LLaVA-NeXT.
 
     ``pixel_values`` are (1, tiles, channels, height, width), the thumbnail first, and
@@ -36,18 +35,21 @@ class LlavaNextImageProcessor(PixelProcessor):
 
     Parameters
     ----------
-    fixed : FixedSizeImageProcessor
-        What is done to each tile.
     pinpoints : tuple of (int, int)
         The heights and widths to choose from.
     thumbnail_size : (int, int)
         Height and width of the whole image that precedes its tiles.
     tile_size : int
-        Edge of a tile before the steps of ``fixed``.
+        Edge of a tile before it is resized and cropped.
+    size, crop_size
+        As for :class:`FixedSizeImageProcessor`, for each tile.
+    normalization, resample, do_convert_rgb, backend, sixteen_bit
+        As for :class:`PixelProcessor`.
 
     References
     ----------
-    transformers 5.23.0, ``LlavaNextImageProcessorPil``, bit for bit.
+    transformers 5.23.0, ``LlavaNextImageProcessor`` and ``LlavaNextImageProcessorPil``, bit for
+    bit.
 
     Examples
     --------
@@ -56,13 +58,12 @@ class LlavaNextImageProcessor(PixelProcessor):
     ((1, 7, 3, 224, 224), [[300, 400]])
     """
 
-    fixed: FixedSizeImageProcessor = field(default_factory=FixedSizeImageProcessor)
     pinpoints: tuple[tuple[int, int], ...] = PINPOINTS
     thumbnail_size: tuple[int, int] = (224, 224)
     tile_size: int = 224
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> LlavaNextImageProcessor:
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Return the processor of a ``preprocessor_config.json``'s values.
 
         Raises
@@ -79,30 +80,18 @@ class LlavaNextImageProcessor(PixelProcessor):
                 f"expected height and width, or shortest_edge, got {size}", path="$.size"
             )
         crop = settings.size("crop_size", {"height": 224, "width": 224})
-        return cls(
-            fixed=FixedSizeImageProcessor.clip(values),
+        return cls.clip(
+            values,
             pinpoints=_pinpoints(values.get("image_grid_pinpoints") or PINPOINTS),
             thumbnail_size=thumbnail,
             tile_size=crop.get("height") or thumbnail[0],
         )
 
-    @property
-    def normalization(self) -> Normalization:
-        """How bytes become floats."""
-        return self.fixed.normalization
-
-    @property
-    def do_convert_rgb(self) -> bool:
-        """Whether every mode is converted to RGB first."""
-        return self.fixed.do_convert_rgb
-
     def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
         """Return (1, tiles, channels, height, width) and ``image_sizes`` (1, 2)."""
-        to_height, to_width = best_resolution(height, width, self.pinpoints)
-        sizes = [self.thumbnail_size]
-        for left, top, right, bottom in self._boxes(to_height, to_width):
-            sizes.append((bottom - top, right - left))
-        extents = {self.fixed.extent(*size) for size in sizes}
+        canvas = best_resolution(height, width, self.pinpoints)
+        sizes = [self.thumbnail_size, *(box[2:] for box in self._boxes(*canvas))]
+        extents = {self.extent(*size) for size in sizes}
         if len(extents) != 1:
             raise MaterializeError(
                 "the tiles have different sizes",
@@ -115,27 +104,27 @@ class LlavaNextImageProcessor(PixelProcessor):
             model_specific_data={"image_sizes": np.array([[height, width]], dtype=np.int64)},
         )
 
-    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+    def write(self, pixels: Pixels, codes: npt.NDArray[np.uint8]) -> None:
         """Write the thumbnail and the tiles."""
-        resample = self.fixed.resample
-        thumbnail = resize(pixels, *self.thumbnail_size, resample=resample)
-        self.fixed.write_one(thumbnail, codes[0, 0])
+        thumbnail = pixels.resize(*self.thumbnail_size, resample=self.resample)
+        self.write_one(thumbnail, codes[0, 0])
         to_height, to_width = best_resolution(pixels.height, pixels.width, self.pinpoints)
         across, down = to_width / pixels.width, to_height / pixels.height
         if across < down:
             width, height = to_width, min(math.ceil(pixels.height * across), to_height)
         else:
             width, height = min(math.ceil(pixels.width * down), to_width), to_height
-        resized = resize(pixels, height, width, resample=resample)
-        canvas = Image.new(resized.mode, (to_width, to_height))
-        canvas.paste(resized, ((to_width - width) // 2, (to_height - height) // 2))
+        canvas = pixels.resize(height, width, resample=self.resample)
+        top, left = (to_height - height) // 2, (to_width - width) // 2
+        canvas = canvas.pad(top, left, to_height, to_width)
         for number, box in enumerate(self._boxes(to_height, to_width), 1):
-            self.fixed.write_one(canvas.crop(box), codes[0, number])
+            self.write_one(canvas.crop(*box), codes[0, number])
 
     def _boxes(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
+        # Top, left, height and width.
         edge = self.tile_size
         return [
-            (left, top, min(left + edge, width), min(top + edge, height))
+            (top, left, min(edge, height - top), min(edge, width - left))
             for top in range(0, height, edge)
             for left in range(0, width, edge)
         ]
@@ -200,16 +189,14 @@ class TilesImageProcessor(PixelProcessor):
         Whether to cut; InternVL's processor says yes, its image processor's default is no.
     min_patches, max_patches : int
         Bounds on the tiles, the thumbnail not counted.
-    normalization : Normalization
-        How bytes become floats.
-    resample : int
-        A ``PIL.Image.Resampling``.
-    do_resize, do_convert_rgb : bool
-        Steps that can be left out; cutting resizes always.
+    do_resize : bool
+        Whether to resize an image that is not cut; cutting resizes always.
+    normalization, resample, do_convert_rgb, backend, sixteen_bit
+        As for :class:`PixelProcessor`.
 
     References
     ----------
-    transformers 5.23.0, ``GotOcr2ImageProcessorPil``, bit for bit.
+    transformers 5.23.0, ``GotOcr2ImageProcessor`` and ``GotOcr2ImageProcessorPil``, bit for bit.
 
     Examples
     --------
@@ -223,12 +210,7 @@ class TilesImageProcessor(PixelProcessor):
     crop_to_patches: bool = False
     min_patches: int = 1
     max_patches: int = 12
-    normalization: Normalization = field(
-        default_factory=lambda: Normalization(mean=CLIP_MEAN, std=CLIP_STD)
-    )
-    resample: int = Image.Resampling.BICUBIC
     do_resize: bool = True
-    do_convert_rgb: bool = True
 
     @classmethod
     def from_values(cls, values: Mapping[str, Any]) -> TilesImageProcessor:
@@ -268,26 +250,27 @@ class TilesImageProcessor(PixelProcessor):
             model_specific_data={"num_patches": np.array([count], dtype=np.int64)},
         )
 
-    def write(self, pixels: Image.Image, codes: npt.NDArray[np.uint8]) -> None:
+    def write(self, pixels: Pixels, codes: npt.NDArray[np.uint8]) -> None:
         """Write the tiles row by row, and the thumbnail last."""
         height, width = codes.shape[2:]
+        resample = self.resample
         if not self._cuts:
             if self.do_resize:
-                pixels = resize(pixels, height, width, resample=self.resample)
-            write_channels(pixels, codes[0])
+                pixels = pixels.resize(height, width, resample=resample)
+            pixels.write(codes[0])
             return
         columns, rows = self._grid(pixels.height, pixels.width)
-        whole = resize(pixels, height * rows, width * columns, resample=self.resample)
+        whole = pixels.resize(height * rows, width * columns, resample=resample)
         for number in range(rows * columns):
             top, left = number // columns * height, number % columns * width
-            write_channels(whole.crop((left, top, left + width, top + height)), codes[number])
+            whole.crop(top, left, height, width).write(codes[number])
         if rows * columns > 1:
-            thumbnail = resize(pixels, height, width, resample=self.resample)
-            write_channels(thumbnail, codes[rows * columns])
+            pixels.resize(height, width, resample=resample).write(codes[rows * columns])
 
     @property
     def _cuts(self) -> bool:
-        return self.crop_to_patches and self.max_patches > 1
+        # The torchvision backend cuts into one tile, too: it resizes even without do_resize.
+        return self.crop_to_patches and (self.max_patches > 1 or self.backend != "pil")
 
     def _tile_size(self) -> tuple[int, int]:
         if "height" not in self.size or "width" not in self.size:

@@ -31,7 +31,7 @@ IMAGE, VIDEO, AUDIO = mm.Modality.IMAGE, mm.Modality.VIDEO, mm.Modality.AUDIO
 
 PROCESSORS = {
     IMAGE: processor_from_config({"image_processor_type": "Qwen2VLImageProcessor"}),
-    VIDEO: QwenVLVideoProcessor(fps=1.0, min_pixels=56 * 56, backend="pillow"),
+    VIDEO: QwenVLVideoProcessor(fps=1.0, min_pixels=56 * 56, backend="pil"),
     AUDIO: WhisperProcessor(),
 }
 

@@ -27,7 +27,7 @@ from mmformat.media.image import (
     QwenVLImageProcessor,
     TilesImageProcessor,
 )
-from mmformat.media.image.pixels import center_crop, output_size, smart_resize
+from mmformat.media.image.pixels import PillowPixels, output_size, smart_resize
 from mmformat.media.image.tiles import best_resolution, tile_grid
 from mmformat.media.processors import KNOWN_PROCESSORS, processor_from_config
 from mmformat.model import DictionaryTensor, Modality, MultimodalDataItem, MultimodalInputs
@@ -283,9 +283,7 @@ def test_no_resolution_to_choose_from_is_refused() -> None:
 
 
 def test_tiles_of_several_sizes_are_refused() -> None:
-    processor = LlavaNextImageProcessor(
-        fixed=FixedSizeImageProcessor(size=None, crop_size=None), pinpoints=((300, 300),)
-    )
+    processor = LlavaNextImageProcessor(size=None, crop_size=None, pinpoints=((300, 300),))
     with pytest.raises(MaterializeError, match="different sizes"):
         processor(_pixels())
 
@@ -328,7 +326,7 @@ def test_sizes_by_hand() -> None:
 
 def test_a_crop_larger_than_the_image_is_zeros_around_it() -> None:
     image = Image.new("L", (3, 2), 9)
-    cropped = np.asarray(center_crop(image, 4, 6))[None]
+    cropped = np.asarray(PillowPixels(image).center_crop(4, 6).image)[None]
     assert cropped.shape == (1, 4, 6)
     assert cropped.sum() == 9 * 6
     assert cropped[0, 1:3, 2:5].tolist() == [[9, 9, 9], [9, 9, 9]]
