@@ -292,6 +292,10 @@ def test_there_are_photographs_enough() -> None:
     assert len(ODD_SIZES) >= 20
 
 
+def _expanded(feature: Any) -> Any:
+    return feature.expand() if isinstance(feature, DictionaryTensor) else feature
+
+
 def _compare(theirs: Any, ours: Any, make: Callable[[], Any]) -> None:
     try:
         expected = dict(theirs(make(), return_tensors="np"))
@@ -305,8 +309,7 @@ def _compare(theirs: Any, ours: Any, make: Callable[[], Any]) -> None:
 
     feature = processed.feature
     assert isinstance(feature, DictionaryTensor) == (pixel_values.dtype != np.uint8)
-    values = feature.expand() if isinstance(feature, DictionaryTensor) else feature
-    assert _bits(values) == _bits(pixel_values)
+    assert _bits(_expanded(feature)) == _bits(pixel_values)
     assert {name: _bits(value) for name, value in processed.model_specific_data.items()} == {
         name: _bits(value) for name, value in expected.items()
     }
@@ -347,8 +350,7 @@ def test_bytes_that_nothing_is_done_to_stay_bytes(backend: str, cls: str) -> Non
     image = IMAGES["chelsea-360x240.png"]()
     expected = _class(cls, backend)(**values)(image, return_tensors="np")["pixel_values"]
     feature = processor_from_config(named, backend=backend)(image).feature  # type: ignore[arg-type]
-    made = feature.expand() if isinstance(feature, DictionaryTensor) else feature
-    assert _bits(made) == _bits(expected)
+    assert _bits(_expanded(feature)) == _bits(expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -364,7 +366,7 @@ def test_without_conversion_the_channels_are_the_images_own(mode: str, backend: 
         {"image_processor_type": "CLIPImageProcessor", **values},
         backend=backend,  # type: ignore[arg-type]
     )(image)
-    assert _bits(ours.feature.expand()) == _bits(expected)
+    assert _bits(_expanded(ours.feature)) == _bits(expected)
 
 
 def test_a_saved_configuration_is_read_back(tmp_path: Path) -> None:
@@ -373,6 +375,6 @@ def test_a_saved_configuration_is_read_back(tmp_path: Path) -> None:
     image = IMAGES["coffee-600x400.jpg"]()
     expected = theirs(image, return_tensors="np")["pixel_values"]
     for config in (tmp_path, tmp_path / "preprocessor_config.json"):
-        assert _bits(processor_from_config(config, backend="pil")(image).feature.expand()) == _bits(
-            expected
-        )
+        assert _bits(
+            _expanded(processor_from_config(config, backend="pil")(image).feature)
+        ) == _bits(expected)

@@ -222,11 +222,11 @@ class ImagePlan:
         if self.is_plain:
             return self._dictionary(codes).expand(self.empty() if out is None else out)
         if self.table is None and self.spec.shape != codes.shape:
-            made: npt.NDArray[np.uint8] = self.empty() if out is None else out
+            made: Any = self.empty() if out is None else out
             repeated = np.expand_dims(codes, self.layout.repeat_axis)
             target = made.numpy() if is_torch(made) else made
             target.reshape(self._repeated_shape)[...] = repeated
-            return made
+            return cast("TensorValue", made)
         return self.feature(codes if out is None else out)
 
     def _dictionary(self, codes: Any) -> DictionaryTensor:
