@@ -28,7 +28,7 @@ def message_identity(inputs: MultimodalInputs, message: EncodedMessage) -> bytes
     """
     if not inputs.items or any(item.identity is None or not item.frozen for item in inputs.items):
         return b""
-    digest = blake3(bytes(message.frames[0]))
+    digest = blake3(message.head)
     for tensor in _tensors(inputs.request_data):
         buffer = tensor_buffer(tensor)
         digest.update(len(buffer).to_bytes(8, "little"))

@@ -14,6 +14,7 @@ from mmformat.codec.record_batch import Layout, Structure, layout_of
 from mmformat.codec.schema import COLUMNS, RANGE, TENSOR, Column
 from mmformat.errors import DecodeError
 from mmformat.model.limits import Limits
+from mmformat.model.tensors import StridedBytes
 
 __all__ = [
     "CHUNK_NBYTES",
@@ -22,6 +23,7 @@ __all__ = [
     "PLAIN",
     "VIEW",
     "Bytes",
+    "Chunk",
     "Place",
     "Row",
     "TensorEntry",
@@ -71,6 +73,9 @@ class Place:
 
 Bytes: TypeAlias = Buffer | memoryview | bytes
 """Bytes where they lie."""
+
+Chunk: TypeAlias = Bytes | StridedBytes
+"""Bytes to write, some of which are copied only when they are written."""
 
 PLAIN = "plain"
 DICTIONARY = "dictionary"
@@ -133,7 +138,7 @@ _MEMBERS: Final[dict[Column, Callable[[Any], Any]]] = {
 _MAKERS: Final[dict[Column, Any]] = {TENSOR: TensorEntry, RANGE: lambda *bounds: bounds}
 
 
-def write_rows(rows: Sequence[Row]) -> tuple[Structure, bytes, list[Bytes]]:
+def write_rows(rows: Sequence[Row]) -> tuple[Structure, bytes, list[Chunk]]:
     """Return the batch's structure, its column buffers as they lie in the body, and the tensors.
 
     Notes
@@ -157,14 +162,14 @@ class _Writer:
         self.lengths: list[int] = []
         self.nulls: list[int] = []
         self.texts: list[int] = []
-        self.variadic: list[Bytes] = []
+        self.variadic: list[Chunk] = []
 
-    def array(self, array: Column, values: Sequence[Any]) -> None:
+    def array(self, array: Column, values: list[Any]) -> None:
         if array.level == len(self.lengths):
             self.lengths.append(len(values))
         bitmap = b""
         if array.nullable:
-            nulls = sum([value is None for value in values])
+            nulls = values.count(None)
             self.nulls.append(nulls)
             if nulls:
                 bits = sum([1 << at for at, value in enumerate(values) if value is not None])
@@ -188,12 +193,13 @@ class _Writer:
         else:
             self.values += [value or 0 for value in values] if bitmap else values
 
-    def _view(self, chunk: Bytes) -> bytes:
+    def _view(self, chunk: Chunk) -> bytes:
         nbytes = len(chunk)
         if nbytes <= INLINE_NBYTES:
-            return _INLINE.pack(nbytes, bytes(chunk))
+            return _INLINE.pack(nbytes, bytes(chunk))  # type: ignore[arg-type]
         self.variadic.append(chunk)
-        return VIEW.pack(nbytes, bytes(memoryview(chunk)[:4]), len(self.variadic) - 1, 0)
+        head = chunk.head() if isinstance(chunk, StridedBytes) else bytes(memoryview(chunk)[:4])
+        return VIEW.pack(nbytes, head, len(self.variadic) - 1, 0)
 
 
 def read_rows(

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import Any, Final
 
 from mmformat._arrow import Codec, codec_of, core_count, decompress_into
-from mmformat.codec.columns import DICTIONARY, Bytes, Row, TensorEntry, write_rows
+from mmformat.codec.columns import DICTIONARY, Bytes, Chunk, Row, TensorEntry, write_rows
 from mmformat.codec.parallel import on_all_cores
 from mmformat.codec.record_batch import encapsulate, layout_of, places
 from mmformat.codec.schema import ALIGNMENT, BUFFERS, CONTINUATION
@@ -33,7 +33,7 @@ _ZEROS: Final = bytes(ALIGNMENT)
 _STORED: Final = (-1).to_bytes(8, "little", signed=True)
 
 
-def write_batch(rows: Sequence[Row], *, head_nbytes: int | None = None) -> list[Bytes]:
+def write_batch(rows: Sequence[Row], *, head_nbytes: int | None = None) -> list[Chunk]:
     """Return the frames of an uncompressed record batch: metadata and columns, then each tensor.
 
     Parameters
@@ -58,7 +58,7 @@ def write_batch(rows: Sequence[Row], *, head_nbytes: int | None = None) -> list[
     prefix = encapsulate(structure, lengths)
     if head_nbytes is not None:
         prefix = _padded(prefix, head_nbytes - len(columns))
-    frames: list[Bytes] = [prefix, columns]
+    frames: list[Chunk] = [prefix, columns]
     for tensor in variadic:
         frames.append(tensor)
         padding = -len(tensor) % ALIGNMENT
@@ -116,7 +116,7 @@ def write_compressed_batch(
     return frames
 
 
-def _packed(codec: Codec, buffer: Bytes, worth_ratio: float) -> tuple[Bytes, ...]:
+def _packed(codec: Codec, buffer: Any, worth_ratio: float) -> tuple[Bytes, ...]:
     # The uncompressed length as int64, then one frame; an empty buffer stays empty.
     nbytes = len(buffer)
     if not nbytes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mmformat.codec.attributes import BARE, LARGEST_INT, split
-from mmformat.codec.columns import Bytes, Row
+from mmformat.codec.columns import Chunk, Row
 from mmformat.codec.compression import (
     continue_large,
     explained,
@@ -81,7 +81,7 @@ def encode(
         known = None if outline is None else encode_by_template(outline)
         if known is not None:
             return known
-    rows = rows_of(inputs)
+    rows = rows_of(inputs, is_lazy=options is None)
     head, behind = SCHEMA_MESSAGE, []
     if options is not None:
         continuations, choices = continue_large(rows, options)
@@ -123,7 +123,7 @@ def encode_after(inputs: MultimodalInputs, *, head_nbytes: int) -> EncodedMessag
     return EncodedMessage(_merged([SCHEMA_MESSAGE, *frames, END_OF_STREAM]))
 
 
-def rows_of(inputs: MultimodalInputs) -> list[Row]:
+def rows_of(inputs: MultimodalInputs, *, is_lazy: bool = False) -> list[Row]:
     """Return the rows of the inputs: an item each, then the request's when it carries anything.
 
     Raises
@@ -133,15 +133,17 @@ def rows_of(inputs: MultimodalInputs) -> list[Row]:
     """
     if not isinstance(inputs, MultimodalInputs):
         raise EncodeError(f"expected MultimodalInputs, got {type(inputs).__name__}", path="$")
-    rows = [_item_row(index, item) for index, item in enumerate(inputs.items)]
+    rows = [_item_row(index, item, is_lazy) for index, item in enumerate(inputs.items)]
     if _dict(inputs.request_data, "$.request_data"):
         row = Row(-1, REQUEST)
-        row.attributes = _split_into(row, {"request_data": inputs.request_data}, path="$")
+        row.attributes = _split_into(
+            row, {"request_data": inputs.request_data}, path="$", is_lazy=is_lazy
+        )
         rows.append(row)
     return rows
 
 
-def _item_row(index: int, item: MultimodalDataItem) -> Row:
+def _item_row(index: int, item: MultimodalDataItem, is_lazy: bool) -> Row:
     path = f"$.items[{index}]"
     row = Row(
         index,
@@ -166,11 +168,11 @@ def _item_row(index: int, item: MultimodalDataItem) -> Row:
             values[name] = value
     if _dict(item.model_specific_data, f"{path}.model_specific_data"):
         values["model_specific_data"] = item.model_specific_data
-    row.attributes = _split_into(row, values, path=path)
+    row.attributes = _split_into(row, values, path=path, is_lazy=is_lazy)
     return row
 
 
-def _split_into(row: Row, values: dict[str, Any], *, path: str) -> str:
+def _split_into(row: Row, values: dict[str, Any], *, path: str, is_lazy: bool) -> str:
     names = set()
 
     def collect(name: str, value: Any) -> None:
@@ -183,7 +185,7 @@ def _split_into(row: Row, values: dict[str, Any], *, path: str) -> str:
             )
         names.add(name)
         try:
-            row.tensors.append(entry_of(name, value, path=f"{path}.{name}"))
+            row.tensors.append(entry_of(name, value, path=f"{path}.{name}", is_lazy=is_lazy))
         except ModelError as error:
             raise EncodeError(
                 error.reason, path=f"{path}.{name}", hint=error.hint, code=error.code
@@ -245,9 +247,9 @@ def _ranges(value: Any, path: str) -> list[tuple[int, int]] | None:
     return ranges
 
 
-def _merged(frames: Sequence[Bytes]) -> list[Bytes]:
+def _merged(frames: Sequence[Chunk]) -> list[Chunk]:
     """Join the bytes that stand between tensors, so that a tensor is preceded by one frame."""
-    merged: list[Bytes] = []
+    merged: list[Chunk] = []
     pending: list[bytes] = []
     for frame in frames:
         if type(frame) is bytes:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from mmformat._arrow import Buffer, view_of_address
+from mmformat._arrow import view_of_address
 from mmformat.codec.bounded_cache import BoundedCache, SeenBefore
 from mmformat.codec.columns import CHUNK_NBYTES, Row, write_rows
 from mmformat.codec.plans import PLANS, PLANS_NBYTES, NoPlanError, Segments
@@ -25,7 +25,7 @@ from mmformat.errors import MMFormatError
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.item import InputFormat, Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.message import EncodedMessage
-from mmformat.model.tensors import tensor_buffer
+from mmformat.model.tensors import StridedBytes, tensor_part
 
 __all__ = ["Outline", "encode_by_template", "forget_templates", "learn_template", "outline_of"]
 
@@ -50,11 +50,21 @@ class Outline:
         If a value is of a rarer kind, or a tensor's bytes cannot be used where they lie.
     """
 
-    __slots__ = ("buffers", "ends", "hashes", "identities", "key", "pad_values", "starts")
+    __slots__ = (
+        "buffers",
+        "ends",
+        "hashes",
+        "identities",
+        "key",
+        "pad_values",
+        "starts",
+        "torch_bool",
+    )
 
     def __init__(self, inputs: MultimodalInputs) -> None:
         self.key: list[Any] = [len(inputs.items)]
-        self.buffers: list[Buffer] = []
+        self.buffers: list[Any] = []
+        self.torch_bool = getattr(sys.modules.get("torch"), "bool", None)
         self.hashes: list[bytes] = []
         self.identities: list[bytes] = []
         self.pad_values: list[int] = []
@@ -144,27 +154,35 @@ class Outline:
 
     def _torch(self, value: Any) -> None:
         nbytes = value.nbytes
+        dtype = value.dtype
+        self.key += (type(value), dtype, value.shape)
+        if not nbytes:
+            return
         if (
-            not value.is_contiguous()
-            or not value.is_cpu
-            or value.requires_grad
-            or value.is_neg()
-            or value.is_conj()
-            or nbytes > CHUNK_NBYTES
-            or value.storage_offset() * value.itemsize + nbytes > value.untyped_storage().nbytes()
+            value.is_contiguous()
+            and value.is_cpu
+            and dtype.itemsize * value.storage_offset() + nbytes <= value.untyped_storage().nbytes()
+            and not (value.requires_grad or value.is_neg() or value.is_conj())
+            and dtype is not self.torch_bool
         ):
-            raise NoPlanError
-        self.key += (type(value), value.dtype, value.shape)
-        if nbytes:
-            self.buffers.append(view_of_address(value.data_ptr(), nbytes, value))
+            self._part(view_of_address(value.data_ptr(), nbytes, value), nbytes)
+        else:
+            self._part(tensor_part(value), nbytes)
 
     def _numpy(self, value: Any) -> None:
         nbytes = value.nbytes
-        if not value.flags.c_contiguous or nbytes > CHUNK_NBYTES:
-            raise NoPlanError
         self.key += (np.ndarray, value.dtype, value.shape)
-        if nbytes:
-            self.buffers.append(tensor_buffer(value))
+        if not nbytes:
+            return
+        if value.base is None and value.flags.c_contiguous and value.dtype != bool:
+            self._part(view_of_address(value.ctypes.data, nbytes, value), nbytes)
+        else:
+            self._part(tensor_part(value), nbytes)
+
+    def _part(self, part: Any, nbytes: int) -> None:
+        if nbytes > CHUNK_NBYTES:
+            raise NoPlanError
+        self.buffers.append(part)
 
     def _dictionary(self, value: DictionaryTensor) -> None:
         self.key += (DictionaryTensor, value.axis, value.repeat, value.repeat_axis, value.shape)
@@ -224,7 +242,7 @@ def encode_by_template(outline: Outline) -> EncodedMessage | None:
     values[places["end"]] = outline.ends
     buffers = outline.buffers
     values[places["chunk"]] = [
-        string_at(buffer.address, size)
+        buffer.head() if type(buffer) is StridedBytes else string_at(buffer.address, size)
         for buffer, size in zip(buffers, template.sizes, strict=True)
     ]
     try:

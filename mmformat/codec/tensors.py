@@ -29,9 +29,11 @@ from mmformat.model.dictionary import DictionaryTensor, check_dictionary, expand
 from mmformat.model.limits import Limits
 from mmformat.model.tensors import (
     ITEMSIZE,
+    StridedBytes,
     TensorSpec,
     numpy_dtype,
     tensor_buffer,
+    tensor_part,
     tensor_spec,
     torch_dtype,
 )
@@ -54,13 +56,24 @@ __all__ = [
 _PARAMETERS = ("axis", "codes", "entries", "repeat", "repeat_axis", "table_channels")
 
 
-def entry_of(name: str, value: Any, *, path: str) -> TensorEntry:
+def entry_of(name: str, value: Any, *, path: str, is_lazy: bool = False) -> TensorEntry:
     """Return the row entry of a tensor value.
+
+    Parameters
+    ----------
+    name : str
+        Of the entry.
+    value : tensor
+        torch, numpy or DictionaryTensor.
+    path : str
+        For errors.
+    is_lazy : bool, default False
+        Copy a view with strides only where it is written.
 
     Raises
     ------
     ModelError
-        When the tensor cannot travel.
+        If the tensor cannot travel.
 
     Notes
     -----
@@ -76,24 +89,27 @@ def entry_of(name: str, value: Any, *, path: str) -> TensorEntry:
             "repeat_axis": value.repeat_axis,
             "table_channels": table.shape[0],
         }
-        data: list[Bytes] = [tensor_buffer(value.table, path=path)]
+        data: list[Any] = [tensor_buffer(value.table, path=path)]
         if len(data[0]) > CHUNK_NBYTES:
             raise ModelError(
                 f"expected a table of at most {CHUNK_NBYTES:,} bytes, got {len(data[0]):,}",
                 path=path,
                 code="dictionary-table",
             )
-        data += _chunks(tensor_buffer(value.codes, path=path))
+        data += _chunks(value.codes, path, is_lazy)
         text = json.dumps(parameters, separators=(",", ":"))
         return TensorEntry(name, table.dtype, tuple(value.shape), DICTIONARY, text, data)
     spec = tensor_spec(value, path=path)
-    return TensorEntry(
-        name, spec.dtype, spec.shape, PLAIN, None, _chunks(tensor_buffer(value, path=path))
-    )
+    return TensorEntry(name, spec.dtype, spec.shape, PLAIN, None, _chunks(value, path, is_lazy))
 
 
-def _chunks(buffer: Any) -> list[Bytes]:
-    return cut(buffer, CHUNK_NBYTES) if buffer.size else []
+def _chunks(value: Any, path: str, is_lazy: bool) -> list[Any]:
+    part = tensor_part(value, path=path)
+    if isinstance(part, StridedBytes):
+        if is_lazy and len(part) <= CHUNK_NBYTES:
+            return [part]
+        part = part.buffer()
+    return cut(part, CHUNK_NBYTES) if part.size else []
 
 
 def cut(buffer: Any, nbytes: int) -> list[Bytes]:

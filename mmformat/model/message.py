@@ -13,6 +13,7 @@ import numpy as np
 from mmformat._arrow import buffer_of
 from mmformat.errors import ModelError, TransportError
 from mmformat.model.arguments import check_path
+from mmformat.model.tensors import StridedBytes
 
 if TYPE_CHECKING:
     from mmformat._arrow import Buffer
@@ -26,7 +27,7 @@ class EncodedMessage:
     Parameters
     ----------
     frames : sequence of buffers
-        In stream order. Tensor frames are the tensors' own memory.
+        In stream order. Tensor frames are the tensors' own memory, or a StridedBytes.
 
     Raises
     ------
@@ -46,26 +47,40 @@ class EncodedMessage:
     True
     """
 
-    __slots__ = ("frames", "nbytes")
+    __slots__ = ("_parts", "nbytes")
 
-    def __init__(self, frames: Sequence[Buffer | bytes | memoryview]) -> None:
+    def __init__(self, frames: Sequence[Buffer | bytes | memoryview | StridedBytes]) -> None:
         if not isinstance(frames, (list, tuple)) or not _FRAMES.issuperset(map(type, frames)):
             frames = _checked(frames)
-        self.frames: tuple[Buffer | bytes | memoryview, ...] = tuple(frames)
-        self.nbytes: int = sum(map(len, self.frames))
+        self._parts: tuple[Buffer | bytes | memoryview | StridedBytes, ...] = tuple(frames)
+        self.nbytes: int = sum(map(len, self._parts))
 
     @classmethod
     def of_frames(
-        cls, frames: Sequence[Buffer | bytes | memoryview], nbytes: int
+        cls, frames: Sequence[Buffer | bytes | memoryview | StridedBytes], nbytes: int
     ) -> EncodedMessage:
         """Return a message of frames that were checked and counted already."""
         made = cls.__new__(cls)
-        made.frames = tuple(frames)
+        made._parts = tuple(frames)
         made.nbytes = nbytes
         return made
 
+    @property
+    def frames(self) -> tuple[Buffer | bytes | memoryview, ...]:
+        """The buffers that, joined, are the message; a view with strides is copied for it."""
+        if any(type(part) is StridedBytes for part in self._parts):
+            self._parts = tuple(
+                [part.buffer() if isinstance(part, StridedBytes) else part for part in self._parts]
+            )
+        return self._parts  # type: ignore[return-value]  # no StridedBytes is left
+
+    @property
+    def head(self) -> bytes:
+        """The first frame: schema, metadata and columns."""
+        return bytes(self._parts[0]) if self._parts else b""  # type: ignore[arg-type]
+
     def __repr__(self) -> str:
-        return f"EncodedMessage({len(self.frames)} frames, {self.nbytes:,} bytes)"
+        return f"EncodedMessage({len(self._parts)} frames, {self.nbytes:,} bytes)"
 
     def __bytes__(self) -> bytes:
         return b"".join(self.frames)
@@ -98,10 +113,13 @@ class EncodedMessage:
                 f"expected {self.nbytes:,} bytes of room, got {destination.size:,}{what}"
             )
         position = 0
-        for frame in self.frames:
-            source = np.frombuffer(memoryview(frame), np.uint8)
-            destination[position : position + source.size] = source
-            position += source.size
+        for part in self._parts:
+            end = position + len(part)
+            if isinstance(part, StridedBytes):
+                part.write_into(destination[position:end])
+            else:
+                destination[position:end] = np.frombuffer(memoryview(part), np.uint8)
+            position = end
         return position
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -129,7 +147,7 @@ class EncodedMessage:
             raise TransportError(f"expected to write {target}, got: {reason}") from error
 
 
-_FRAMES: Final = frozenset({bytes, type(buffer_of(b""))})
+_FRAMES: Final = frozenset({bytes, type(buffer_of(b"")), StridedBytes})
 """What :func:`mmformat.encode` makes, which needs no further look."""
 
 

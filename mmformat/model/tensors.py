@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.array_utils import byte_bounds
 
-from mmformat._arrow import Buffer, buffer_of, view_of_address
+from mmformat._arrow import Buffer, allocated, buffer_of, view_of_address
 from mmformat._extras import install
 from mmformat.errors import MissingExtraError, ModelError
 
@@ -24,6 +25,7 @@ __all__ = [
     "ITEMSIZE",
     "ML_DTYPES",
     "Feature",
+    "StridedBytes",
     "TensorSpec",
     "TensorValue",
     "is_tensor",
@@ -31,6 +33,7 @@ __all__ = [
     "numpy_dtype",
     "numpy_dtype_name",
     "tensor_buffer",
+    "tensor_part",
     "tensor_spec",
     "torch_dtype",
     "torch_dtype_name",
@@ -150,6 +153,9 @@ TensorValue: TypeAlias = Union["torch.Tensor", "npt.NDArray[Any]", "DictionaryTe
 Feature: TypeAlias = Union[TensorValue, "Source", "list[Any]", "tuple[Any, ...]", None]
 """What ``feature`` and ``precomputed_embeddings`` may be: a tensor, a source, a list of them."""
 
+COPIED_NBYTES: Final = 4096
+"""A smaller view with strides is copied at once."""
+
 MAX_NBYTES: Final = 2**62
 """More than any tensor; a product of extents over it is a lie."""
 
@@ -226,14 +232,25 @@ def tensor_spec(value: Any, *, path: str = "$") -> TensorSpec:
                 code="dtype",
             )
         return TensorSpec(name, value.shape)
-    name = torch_dtype_name(value.dtype)
+    try:
+        dtype, is_nested = value.dtype, value.is_nested
+        shape = () if is_nested else tuple(value.shape)  # nested tensors have none
+    except Exception as error:  # a subclass may raise anything
+        raise _unreadable(value, error, path) from error
+    name = torch_dtype_name(dtype)
     if name is None:
-        raise ModelError(
-            f"expected a dtype of the wire, got {value.dtype}", path=path, code="dtype"
-        )
-    if value.is_nested:  # its shape cannot even be asked for
+        raise ModelError(f"expected a dtype of the wire, got {dtype}", path=path, code="dtype")
+    if is_nested:
         raise ModelError("expected a dense tensor, got a nested one", path=path)
-    return TensorSpec(name, tuple(value.shape))
+    return TensorSpec(name, shape)
+
+
+def _unreadable(value: object, error: Exception, path: str) -> ModelError:
+    return ModelError(
+        f"a {type(value).__name__} cannot be read: {type(error).__name__}: {error!s:.200}",
+        path=path,
+        hint="send a plain tensor with memory of its own, as x.detach().clone() makes",
+    )
 
 
 def tensor_buffer(value: Any, *, path: str = "$") -> Buffer:
@@ -242,24 +259,85 @@ def tensor_buffer(value: Any, *, path: str = "$") -> Buffer:
     Raises
     ------
     ModelError
-        When the tensor is not dense, not on the CPU, or of a dtype without a meaning on the wire.
+        If the tensor is not dense, not on the CPU, of a dtype without a meaning on the wire, or
+        larger than its memory.
 
     Notes
     -----
-    **Copies**: none when the value is C-contiguous; otherwise the bytes of the view, once (a
-    conjugate or negative torch view is resolved). **Lifetime**: the buffer keeps the tensor alive;
-    writing to the tensor changes the buffer.
+    **Copies**: none of a C-contiguous value; otherwise the bytes of the view, once (a conjugate or
+    negative torch view is resolved). A bool tensor with bytes other than 0 and 1 is copied with 1
+    for each of them. **Lifetime**: the buffer keeps the tensor alive; writing to the tensor changes
+    the buffer. **Cost**: every byte of a bool tensor is read.
     """
-    if isinstance(value, np.ndarray):
-        tensor_spec(value, path=path)
-        if value.flags.c_contiguous and value.nbytes:
-            # Not py_buffer: numpy refuses the buffer protocol for ml_dtypes' element types.
-            return view_of_address(value.ctypes.data, value.nbytes, value)
-        return buffer_of(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
-    return _torch_buffer(value, path)
+    part = tensor_part(value, path=path)
+    return part.buffer() if isinstance(part, StridedBytes) else part
 
 
-def _torch_buffer(value: torch.Tensor, path: str) -> Buffer:
+def tensor_part(value: Any, *, path: str = "$") -> Buffer | StridedBytes:
+    """Return the bytes of a tensor where they lie, or a promise of them for a view with strides.
+
+    Raises
+    ------
+    ModelError
+        As :func:`tensor_buffer`.
+    """
+    try:
+        if isinstance(value, np.ndarray):
+            return _numpy_part(value, path)
+        return _torch_part(value, path)
+    except ModelError:
+        raise
+    except Exception as error:  # a subclass of torch's or numpy's may raise anything
+        raise _unreadable(value, error, path) from error
+
+
+def _numpy_part(value: npt.NDArray[Any], path: str) -> Buffer | StridedBytes:
+    tensor_spec(value, path=path)
+    if value.base is not None and value.size:
+        _check_numpy_extent(value, path)
+    if value.dtype == bool and value.size:
+        value = _zeros_and_ones(np.ascontiguousarray(value))
+    if not value.flags.c_contiguous and value.nbytes > COPIED_NBYTES:
+        return StridedBytes(value, value.nbytes, path)
+    if not value.flags.c_contiguous:
+        value = np.ascontiguousarray(value)
+    # Not py_buffer: numpy refuses the buffer protocol for ml_dtypes' element types.
+    return view_of_address(value.ctypes.data, value.nbytes, value)
+
+
+def _zeros_and_ones(value: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    raw = value.reshape(-1).view(np.uint8)
+    return value if raw.max() <= 1 else (raw != 0).reshape(value.shape)
+
+
+def _check_numpy_extent(value: npt.NDArray[Any], path: str) -> None:
+    """Raise unless the elements lie in the memory of the array's owner; as_strided may pass it."""
+    owner: Any = value.base
+    while getattr(owner, "base", None) is not None and not is_torch(owner):
+        owner = owner.base
+    if isinstance(owner, np.ndarray):
+        low, high = byte_bounds(owner)
+    elif is_torch(owner):
+        storage = owner.untyped_storage()
+        low, high = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+    else:
+        try:
+            buffer = buffer_of(owner)
+        except (TypeError, ValueError, BufferError):
+            return  # its own library knows
+        low, high = buffer.address, buffer.address + buffer.size
+    start, end = byte_bounds(value)
+    if start < low or end > high:
+        raise ModelError(
+            f"the array reaches {max(low - start, 0) + max(end - high, 0):,} bytes beyond its "
+            f"memory of {high - low:,}",
+            path=path,
+            hint="check the shape and strides of as_strided",
+            code="extent",
+        )
+
+
+def _torch_part(value: torch.Tensor, path: str) -> Buffer | StridedBytes:
     import torch
 
     if value.layout is not torch.strided or value.is_quantized or value.is_nested:
@@ -274,12 +352,109 @@ def _torch_buffer(value: torch.Tensor, path: str) -> Buffer:
             path=path,
             hint="use x.cpu()",
         )
+    tensor_spec(value, path=path)
+    kind = type(value)
+    if kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__:
+        # FakeTensor, MaskedTensor, DTensor: their elements are not those of their own memory.
+        raise ModelError(
+            f"expected a plain tensor, got a {kind.__name__}",
+            path=path,
+            hint="send the plain tensors that it is made of",
+        )
+    if not value.numel():
+        return view_of_address(0, 0, value)
+    check_torch_extent(value, path)
     if value.requires_grad:
         value = value.detach()
-    if value.is_conj():
-        value = value.resolve_conj()
-    if value.is_neg():
-        value = value.resolve_neg()
-    if not value.is_contiguous():
-        value = value.contiguous()
-    return view_of_address(value.data_ptr(), value.nbytes, value)
+    if value.dtype == torch.bool:
+        raw = value.contiguous().view(torch.uint8)
+        value = raw.view(torch.bool) if int(raw.max()) <= 1 else raw != 0
+    nbytes = value.nbytes
+    is_strided = not value.is_contiguous() or value.is_conj() or value.is_neg()
+    if is_strided and nbytes > COPIED_NBYTES:
+        return StridedBytes(value, nbytes, path)
+    if is_strided:
+        value = value.resolve_conj().resolve_neg().contiguous()
+    return view_of_address(value.data_ptr(), nbytes, value)
+
+
+def check_torch_extent(value: torch.Tensor, path: str) -> None:
+    """Raise unless the elements lie in the tensor's storage, which may be resized or absent."""
+    storage = value.untyped_storage()
+    reach = value.storage_offset() + 1
+    reach += sum([(n - 1) * step for n, step in zip(value.shape, value.stride(), strict=True)])
+    if reach * value.itemsize > storage.nbytes() or not value.data_ptr():
+        raise ModelError(
+            f"the tensor needs {reach * value.itemsize:,} bytes of storage and has "
+            f"{storage.nbytes() if storage.data_ptr() else 0:,}",
+            path=path,
+            hint="was its storage resized, or is it a tensor without memory?",
+            code="extent",
+        )
+
+
+class StridedBytes:
+    """Stand for the bytes of a view with strides, in C order; they are copied where they go.
+
+    Parameters
+    ----------
+    value : tensor
+        torch or numpy, checked.
+    nbytes : int
+        Of its elements.
+    path : str
+        For errors.
+    """
+
+    __slots__ = ("_path", "_value", "nbytes")
+
+    def __init__(self, value: Any, nbytes: int, path: str) -> None:
+        self._value = value
+        self._path = path
+        self.nbytes = nbytes
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+    def head(self) -> bytes:
+        """Return the first 4 bytes."""
+        value = self._value
+        places = zip(*np.unravel_index(range(-(-4 // value.itemsize)), value.shape), strict=True)
+        if isinstance(value, np.ndarray):
+            return b"".join([value[place].tobytes() for place in places])[:4]
+        import torch
+
+        some = torch.stack([value[place] for place in places]).resolve_conj().resolve_neg()
+        return bytes(some.view(torch.uint8).tolist())[:4]
+
+    def write_into(self, target: Any) -> None:
+        """Write the elements to memory of as many bytes.
+
+        Notes
+        -----
+        **Copies**: every byte once.
+        """
+        value = self._value
+        if isinstance(value, np.ndarray):
+            np.copyto(np.ndarray(value.shape, value.dtype, target), value)
+            return
+        import torch
+
+        torch.frombuffer(target, dtype=value.dtype).view(value.shape).copy_(value)
+
+    def buffer(self) -> Buffer:
+        """Return the elements in memory of their own.
+
+        Raises
+        ------
+        ModelError
+            If there is no memory for them.
+        """
+        try:
+            made = allocated(self.nbytes)
+        except MemoryError as error:
+            raise ModelError(
+                f"no memory for a contiguous copy of {self.nbytes:,} bytes", path=self._path
+            ) from error
+        self.write_into(memoryview(made))
+        return made
