@@ -140,8 +140,11 @@ def test_the_frames_are_whispers(name: str, padding: Any, bands: int) -> None:
     torchs, numpys, mask = _extractors_values(
         WhisperFeatureExtractor(feature_size=bands), samples, padding
     )
-    processor = WhisperProcessor(feature_size=bands, padding=padding, return_attention_mask=True)
-    made = processor(Audio(samples[None], 16_000))
+    values = {"feature_size": bands, "padding": padding, "return_attention_mask": True}
+    in_torch = WhisperProcessor(**values)(Audio(samples[None], 16_000))
+    assert in_torch.feature.tobytes() == torchs.tobytes()  # bit for bit
+    np.testing.assert_array_equal(in_torch.model_specific_data["attention_mask"], mask)
+    made = WhisperProcessor(**values, backend="numpy")(Audio(samples[None], 16_000))
     ours = made.feature
     assert ours.dtype == np.float32
     assert ours.shape == torchs.shape
@@ -151,6 +154,27 @@ def test_the_frames_are_whispers(name: str, padding: Any, bands: int) -> None:
     assert np.abs(ours - torchs).max() <= np.abs(numpys - torchs).max() + 2 * ULP
     assert np.abs(ours - torchs).max() < 2e-4
     np.testing.assert_array_equal(made.model_specific_data["attention_mask"], mask)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"sampling_rate": 24_000},
+        {"hop_length": 128},
+        {"n_fft": 512, "hop_length": 200},
+        {"chunk_length": 5},
+        {"feature_size": 64, "chunk_length": 8},
+    ],
+    ids=str,
+)
+def test_every_option_follows_whispers_torch_path(values: dict[str, int]) -> None:
+    extractor = WhisperFeatureExtractor(**values)
+    processor = WhisperProcessor.from_values(extractor.to_dict())
+    assert processor.backend == "torch"
+    for samples in _sounds().values():
+        rate = extractor.sampling_rate
+        theirs = extractor(samples, sampling_rate=rate, return_tensors="np").input_features
+        assert processor(Audio(samples[None], rate)).feature.tobytes() == theirs.tobytes()
 
 
 def test_a_file_is_materialized() -> None:
