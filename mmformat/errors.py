@@ -25,7 +25,7 @@ __all__ = [
 
 
 class MMFormatError(Exception):
-    """Be the root of every error that this library raises on purpose.
+    """Root of every error that this library raises on purpose.
 
     Parameters
     ----------
@@ -59,16 +59,19 @@ class MMFormatError(Exception):
         hint: str | None = None,
         code: str | None = None,
     ) -> None:
+        # First: ImportError has a path too, and resets it.
+        super().__init__(message if path is None else f"{message} - at {path}")
         self.path = path
         self.hint = hint
         self.reason = message
         if code is not None:
             self.code = code
-        super().__init__(message if path is None else f"{message} - at {path}")
 
     def __reduce__(self) -> tuple[object, ...]:
         # Errors cross process boundaries (pools, sandboxes); keyword arguments need help there.
-        return (_rebuild, (type(self), self.reason, self.path, self.hint, self.code))
+        arguments = (type(self), self.reason, self.path, self.hint, self.code)
+        notes = getattr(self, "__notes__", None)
+        return (_rebuild, arguments, None if notes is None else {"__notes__": notes})
 
 
 def _rebuild(
@@ -78,103 +81,103 @@ def _rebuild(
 
 
 class ModelError(MMFormatError, ValueError):
-    """Say that a value of the model is not what it must be."""
+    """An item or request field, or an argument, is invalid."""
 
     code = "model"
 
 
 class LimitError(MMFormatError, ValueError):
-    """Say that a bound of :class:`mmformat.Limits` would be passed; nothing was allocated."""
+    """A bound of :class:`mmformat.Limits` would be exceeded; nothing was allocated."""
 
     code = "limit"
 
 
 class MaterializeError(MMFormatError, ValueError):
-    """Say that a source could not be turned into tensors."""
+    """A source could not be turned into tensors."""
 
     code = "materialize"
 
 
 class EncodeError(MMFormatError, ValueError):
-    """Say that a value cannot travel; the path names it."""
+    """A value cannot be encoded; the path names it."""
 
     code = "encode"
 
 
 class DecodeError(MMFormatError, ValueError):
-    """Say that bytes are not a valid message."""
+    """The bytes are not a valid message."""
 
     code = "decode"
 
 
 class TruncatedError(DecodeError):
-    """Say that the bytes end before the message does."""
+    """The bytes end before the message does."""
 
     code = "truncated"
 
 
 class SchemaError(DecodeError):
-    """Say that the Arrow schema is not the one of this format."""
+    """The Arrow schema is not that of this format."""
 
     code = "schema"
 
 
 class VersionError(DecodeError):
-    """Say that the message needs a newer reader; no tensor was looked at."""
+    """The message needs a newer reader; no tensor was read."""
 
     code = "version"
 
 
 class IntegrityError(DecodeError):
-    """Say that the parts of a message contradict each other or their digest."""
+    """The parts of a message contradict each other or their digest."""
 
     code = "integrity"
 
 
 class TransportError(MMFormatError, OSError):
-    """Say that a message could not be moved."""
+    """A message could not be transferred."""
 
     code = "transport"
 
 
 class TransportTimeoutError(TransportError, TimeoutError):
-    """Say that a deadline passed before the message moved."""
+    """The deadline passed before the message was transferred."""
 
     code = "timeout"
 
 
 class ArenaFullError(TransportError):
-    """Say that the arena has no room, now or ever; the message says which."""
+    """The arena has no room, now or ever; the message says which."""
 
     code = "arena-full"
 
 
 class StaleHandleError(TransportError):
-    """Say that a handle names a slot whose content is gone."""
+    """The handle names a slot whose content is gone."""
 
     code = "stale-handle"
 
 
 class PlacementError(MMFormatError, RuntimeError):
-    """Say that tensors could not be placed on the device."""
+    """Tensors could not be placed on the device."""
 
     code = "placement"
 
 
 class UnsafePickleError(MMFormatError, ValueError):
-    """Say that a pickle asks for something that is not on the allow-list; nothing was executed."""
+    """A pickle needs something that is not on the allow-list; nothing was executed."""
 
     code = "unsafe-pickle"
 
 
 class MissingExtraError(MMFormatError, ImportError):
-    """Say that an optional dependency is absent; the hint is the install command."""
+    """An optional dependency is missing; the hint is the install command."""
 
     code = "missing-extra"
 
 
 class UnsupportedInterpreterError(MMFormatError, ImportError):
-    """Say that a subinterpreter imports the package; catch it as ImportError, for it has no name.
+    """A subinterpreter imported the package; catch it as ImportError: it has no public name.
 
     The import that would name it is the one that fails.
     """

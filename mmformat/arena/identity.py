@@ -19,14 +19,14 @@ def message_identity(inputs: MultimodalInputs, message: EncodedMessage) -> bytes
     """Return 32 bytes that name the content, or none when an item was not materialized.
 
     An item's own tensors are known by the identity that materialization gave it; an item that is
-    not frozen may have got other tensors since, so its identity is not believed. Everything else
+    not frozen, or whose values were replaced since, is not recognized. Everything else
     is hashed: the metadata and columns, and the tensors of ``request_data``, which are small.
 
     Notes
     -----
     **Cost**: constant in the size of the items' tensors.
     """
-    if not inputs.items or any(item.identity is None or not item.frozen for item in inputs.items):
+    if not inputs.items or not all(item.is_intact for item in inputs.items):
         return b""
     digest = blake3(message.head)
     for tensor in _tensors(inputs.request_data):

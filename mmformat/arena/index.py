@@ -44,7 +44,13 @@ def content_of(item: MultimodalDataItem) -> MultimodalInputs:
 
 def without_content(item: MultimodalDataItem) -> MultimodalDataItem:
     """Return what an item is in this request alone: its place, its names, and no tensor."""
-    return replace(item, feature=None, precomputed_embeddings=None, model_specific_data={})
+    return replace(
+        item,
+        feature=None,
+        precomputed_embeddings=None,
+        model_specific_data={},
+        identity=None if item.identity is None else str(item.identity),
+    )
 
 
 def composed(inputs: MultimodalInputs, contents: dict[int, MultimodalInputs]) -> MultimodalInputs:

@@ -115,7 +115,7 @@ class ItemSlots:
 
 def _shareable(item: object) -> tuple[MultimodalInputs, EncodedMessage] | None:
     # An item that is not frozen has no identity that could be believed.
-    if not isinstance(item, MultimodalDataItem) or not item.frozen or item.identity is None:
+    if not isinstance(item, MultimodalDataItem) or not item.is_intact:
         return None
     content = content_of(item)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from mmformat.codec.attributes import BARE, LARGEST_INT, split
@@ -24,7 +25,7 @@ from mmformat.codec.templates import encode_by_template, learn_template, outline
 from mmformat.codec.tensors import entry_of
 from mmformat.errors import EncodeError, ModelError
 from mmformat.model.compression import Compression
-from mmformat.model.item import MultimodalDataItem, MultimodalInputs
+from mmformat.model.item import ContentIdentity, MultimodalDataItem, MultimodalInputs
 from mmformat.model.message import EncodedMessage
 
 __all__ = ["encode", "encode_after"]
@@ -145,6 +146,8 @@ def rows_of(inputs: MultimodalInputs, *, is_lazy: bool = False) -> list[Row]:
 
 def _item_row(index: int, item: MultimodalDataItem, is_lazy: bool) -> Row:
     path = f"$.items[{index}]"
+    if type(item.identity) is ContentIdentity:
+        item = replace(item)  # without an identity of values that it no longer holds
     row = Row(
         index,
         item.modality.value,
@@ -213,7 +216,7 @@ def _integer(value: object, path: str, *, allowed: range = _HASHES) -> str | Non
 def _check_text(value: object, path: str) -> None:
     if value is None:
         return
-    if type(value) is not str:
+    if not isinstance(value, str) or type(value) not in (str, ContentIdentity):
         raise EncodeError(f"expected str, got {type(value).__name__}", path=path)
     try:
         value.encode()

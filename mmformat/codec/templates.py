@@ -23,7 +23,13 @@ from mmformat.codec.record_batch import encapsulate, layout_of
 from mmformat.codec.schema import ALIGNMENT, END_OF_STREAM, SCHEMA_MESSAGE
 from mmformat.errors import MMFormatError
 from mmformat.model.dictionary import DictionaryTensor
-from mmformat.model.item import InputFormat, Modality, MultimodalDataItem, MultimodalInputs
+from mmformat.model.item import (
+    ContentIdentity,
+    InputFormat,
+    Modality,
+    MultimodalDataItem,
+    MultimodalInputs,
+)
 from mmformat.model.message import EncodedMessage
 from mmformat.model.tensors import StridedBytes, tensor_part
 
@@ -96,7 +102,10 @@ class Outline:
             raise NoPlanError
         if not (pad_value is None or type(pad_value) is int):
             raise NoPlanError
-        if not (identity is None or type(identity) is str):
+        if type(identity) is ContentIdentity:
+            if not identity.is_of(item):
+                raise NoPlanError
+        elif not (identity is None or type(identity) is str):
             raise NoPlanError
         self.hashes.append(b"" if number is None else b"%d" % number)
         self.pad_values.append(pad_value or 0)

@@ -80,6 +80,7 @@ class Plan:
                 feature=walk(item.feature, self._stand_in),
                 precomputed_embeddings=walk(item.precomputed_embeddings, self._stand_in),
                 model_specific_data=walk(item.model_specific_data, self._stand_in),
+                identity=None if item.identity is None else str(item.identity),
             )
             for item in inputs.items
         ]

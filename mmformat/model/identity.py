@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from mmformat.errors import ModelError
 from mmformat.model.dictionary import DictionaryTensor
-from mmformat.model.item import MultimodalDataItem
+from mmformat.model.item import ContentIdentity, MultimodalDataItem
 from mmformat.model.tensors import is_tensor, is_torch, tensor_buffer, tensor_spec
 
 __all__ = [
@@ -76,8 +76,8 @@ def identity_of(item: MultimodalDataItem) -> str:
     >>> identity_of(item)[:16]
     '785cc72cbd4c5bac'
     """
-    if item.identity is not None:
-        return item.identity
+    if item.identity is not None and (item.is_intact or not item.frozen):
+        return str(item.identity)
     hasher = blake3()
     hasher.update(DOMAIN)
     _frame(hasher, item.modality.value, "$.modality")
@@ -100,7 +100,20 @@ def hash_of(item: MultimodalDataItem) -> int:
     ModelError
         As :func:`identity_of`.
     """
-    return item.hash if item.hash is not None else hash_of_identity(identity_of(item))
+    if item.hash is not None and not _is_stale(item):
+        return item.hash
+    return hash_of_identity(identity_of(item))
+
+
+def _is_stale(item: MultimodalDataItem) -> bool:
+    """Return whether the hash was derived from values that a frozen item no longer holds."""
+    identity = item.identity
+    return (
+        item.frozen
+        and type(identity) is ContentIdentity
+        and identity.is_hash_derived
+        and not item.is_intact
+    )
 
 
 def hash_of_identity(identity: str) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Final, NoReturn
+from functools import lru_cache
+from operator import is_
+from typing import Any, Final, TypeVar
 
 from mmformat.errors import ModelError
 from mmformat.model.arguments import check_type
@@ -17,6 +19,10 @@ __all__ = [
     "MultimodalDataItem",
     "MultimodalInputs",
 ]
+
+
+MOST_LEAVES: Final = 2**16
+"""An item of more values than this is never recognized as unchanged."""
 
 
 class Modality(StrEnum):
@@ -34,8 +40,9 @@ class Modality(StrEnum):
     AUDIO = "AUDIO"
 
     @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        _refuse(cls, value)
+    def _missing_(cls, value: object) -> Modality:
+        """Find a member whatever the case, as ``Modality("image")``."""
+        return _found(cls, value)
 
 
 class InputFormat(StrEnum):
@@ -46,11 +53,19 @@ class InputFormat(StrEnum):
     PRECOMPUTED_EMBEDDING = "precomputed_embedding"
 
     @classmethod
-    def _missing_(cls, value: object) -> NoReturn:
-        _refuse(cls, value)
+    def _missing_(cls, value: object) -> InputFormat:
+        """Find a member whatever the case."""
+        return _found(cls, value)
 
 
-def _refuse(kind: type[StrEnum], value: object) -> NoReturn:
+E = TypeVar("E", bound=StrEnum)
+
+
+def _found(kind: type[E], value: object) -> E:
+    if type(value) is str:
+        for member in kind:
+            if member.value.lower() == value.lower():
+                return member
     names = ", ".join(member.value for member in kind)
     raise ModelError(f"expected one of {names}, got {value!r:.60}", path="$")
 
@@ -105,6 +120,18 @@ class MultimodalDataItem:
         object.__setattr__(self, "modality", _member(Modality, self.modality, "$.modality"))
         object.__setattr__(self, "format", _member(InputFormat, self.format, "$.format"))
         check_type(self.model_specific_data, dict, "a dict", name="model_specific_data")
+        self._drop_foreign_identity()
+
+    def _drop_foreign_identity(self) -> None:
+        """Drop the identity of other values, and the numbers that were derived from it."""
+        identity = self.identity
+        if type(identity) is not ContentIdentity or identity.is_of(self):
+            return
+        if identity.hash == self.hash and identity.is_hash_derived:
+            object.__setattr__(self, "hash", None)
+            if identity.pad_value == self.pad_value:
+                object.__setattr__(self, "pad_value", None)
+        object.__setattr__(self, "identity", None)
 
     def __repr__(self) -> str:
         return repr_of_fields(self, (each.name for each in fields(self) if each.init))
@@ -114,7 +141,7 @@ class MultimodalDataItem:
             raise ModelError(
                 "expected an item that is not frozen, got one that was materialized",
                 path=f"$.{name}",
-                hint="dataclasses.replace(item, ..., identity=None, hash=None, pad_value=None)",
+                hint="dataclasses.replace(item, ...) gives one that can be changed",
             )
         object.__setattr__(self, name, value)
 
@@ -123,9 +150,88 @@ class MultimodalDataItem:
         """Whether the item was materialized and may no longer be assigned to."""
         return self._frozen
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether a frozen item still holds the values of which its identity was made.
+
+        Its lists and dicts may have been changed in place. What is written into a tensor is not
+        noticed: never write to a tensor of a frozen item.
+        """
+        return self._frozen and (
+            type(self.identity) is ContentIdentity and self.identity.is_of(self)
+        )
+
     def freeze(self) -> None:
-        """Refuse every later assignment; the tensors themselves are not protected."""
+        """Refuse every later assignment, and tie the identity to the values.
+
+        If a value is replaced later, in a list or dict of this item or in a copy made by
+        ``dataclasses.replace``, the identity counts no more: :attr:`is_intact` is False, and the
+        copy has no identity. Writing into a tensor is not noticed.
+        """
+        self._drop_foreign_identity()
+        if self.identity is not None:
+            object.__setattr__(self, "identity", ContentIdentity.of(self))
         object.__setattr__(self, "_frozen", True)
+
+
+class ContentIdentity(str):
+    """Hold an identity together with the values that it is of; otherwise a str."""
+
+    __slots__ = ("_leaves", "hash", "is_hash_derived", "pad_value")
+
+    _leaves: list[Any]
+    hash: int | None
+    is_hash_derived: bool
+    pad_value: int | None
+
+    @classmethod
+    def of(cls, item: MultimodalDataItem) -> ContentIdentity:
+        """Return the identity of an item, tied to the values that it has now."""
+        made = cls(item.identity)
+        made._leaves = _leaves_of(item)
+        made.hash, made.pad_value = item.hash, item.pad_value
+        made.is_hash_derived = item.hash is not None and f"{item.hash:016x}" == made[:16]
+        return made
+
+    def is_of(self, item: MultimodalDataItem) -> bool:
+        """Return whether an item has these values, each the same object."""
+        found = _leaves_of(item)
+        return len(found) == len(self._leaves) and all(map(is_, found, self._leaves))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (str, (str(self),))
+
+
+def _leaves_of(item: MultimodalDataItem) -> list[Any]:
+    found: list[Any] = [item.modality]
+    for value in (item.feature, item.precomputed_embeddings, item.model_specific_data):
+        _add_leaves(value, found)
+    return found
+
+
+def _add_leaves(value: Any, found: list[Any]) -> None:
+    if len(found) > MOST_LEAVES:
+        found[-1] = object()  # equal to nothing
+        return
+    found.append(type(value))
+    if isinstance(value, dict):
+        found.append(_count(len(value)))
+        for key, part in value.items():
+            found.append(key)
+            _add_leaves(part, found)
+    elif isinstance(value, (list, tuple)):
+        found.append(_count(len(value)))
+        for part in value:
+            _add_leaves(part, found)
+    elif isinstance(value, bytearray):
+        found.append(object())  # may be changed without a trace
+    else:
+        found.append(value)
+
+
+@lru_cache(maxsize=4096)
+def _count(number: int) -> int:
+    return number  # the same object each time
 
 
 _FIELDS: Final = [
