@@ -1,13 +1,13 @@
-"""Any Hugging Face processor's output as MultimodalInputs, an item a medium, and back."""
+"""Hugging Face processors: their output as MultimodalInputs and back, and faster ones in place."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from mmformat.errors import ModelError
+from mmformat.errors import MMFormatError, ModelError
 from mmformat.media.detect import PixelLayout, find_dictionary
 from mmformat.model import (
     DictionaryTensor,
@@ -18,7 +18,10 @@ from mmformat.model import (
 )
 from mmformat.model.tensors import is_tensor, is_torch
 
-__all__ = ["FEATURES", "to_mmformat", "to_transformers"]
+if TYPE_CHECKING:
+    from mmformat.media.image import Encoding, FloatDtype
+
+__all__ = ["FEATURES", "drop_in", "install", "to_mmformat", "to_transformers", "uninstall"]
 
 FEATURES: Final[Mapping[str, Modality]] = {
     "pixel_values": Modality.IMAGE,
@@ -287,4 +290,250 @@ def _joined(values: Sequence[Any], name: str) -> Any:
     kinds = sorted({type(value).__name__ for value in plain})
     raise ModelError(
         f"values of different kinds cannot be joined: {', '.join(kinds)}", path=f"$.{name}"
+    )
+
+
+# ---------------------------------------------------------------- in place of their processors
+
+_METHOD: Final = "_preprocess_image_like_inputs"
+_ORIGINAL: Final = "_mmformat_original"
+_IGNORED: Final = frozenset({"return_tensors", "disable_grouping", "default_to_square", "pad_size"})
+
+
+def drop_in(
+    processor: Any,
+    *,
+    encoding: Encoding = "plain",
+    dtype: FloatDtype = "float32",
+) -> Any:
+    """Return a transformers image processor that computes with this library.
+
+    Parameters
+    ----------
+    processor : transformers image processor, or a processor that has one
+        Of a class in :data:`mmformat.media.processors.KNOWN_PROCESSORS`, with either backend. A
+        processor with an ``image_processor`` gets the new one in its place, and is returned.
+    encoding : {"plain", "dictionary"}
+        Whether ``pixel_values`` are a tensor, or a :class:`mmformat.DictionaryTensor`.
+    dtype : {"float32", "bfloat16", "float16"}
+        The element type of the pixels.
+
+    Returns
+    -------
+    transformers image processor
+        An instance of a subclass of the processor's class, with the same configuration, arguments
+        and results, bit for bit; it saves itself under the name of the original class. Images that
+        are no ``PIL.Image``, other devices and unknown options are left to the original code.
+
+    Raises
+    ------
+    ModelError
+        When the class is not known here.
+
+    Examples
+    --------
+    >>> from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    >>> from PIL import Image
+    >>> processor = drop_in(CLIPImageProcessorPil())
+    >>> processor(Image.new("RGB", (300, 200)), return_tensors="pt")["pixel_values"].shape
+    torch.Size([1, 3, 224, 224])
+    """
+    inner = getattr(processor, "image_processor", None)
+    if inner is not None:
+        processor.image_processor = drop_in(inner, encoding=encoding, dtype=dtype)
+        return processor
+    original = type(processor)
+    _check_known(original)
+    faster = _faster(getattr(original, _METHOD), {"encoding": encoding, "dtype": dtype})
+    # The name and module of the original, under which it is saved.
+    kind = type(
+        original.__name__, (original,), {_METHOD: faster, "__module__": original.__module__}
+    )
+    made = kind.__new__(kind)
+    made.__dict__.update(processor.__dict__)
+    return made
+
+
+def install(*classes: type, dtype: FloatDtype = "float32") -> None:
+    """Let every instance of transformers' image processor classes compute with this library.
+
+    Parameters
+    ----------
+    *classes : type
+        Classes in :data:`mmformat.media.processors.KNOWN_PROCESSORS`, of either backend; whatever
+        ``AutoImageProcessor`` returns of them is faster from then on, with the same results.
+    dtype : {"float32", "bfloat16", "float16"}
+        The element type of the pixels.
+
+    Raises
+    ------
+    ModelError
+        When a class is not known here; then no class is changed.
+
+    Examples
+    --------
+    >>> from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+    >>> install(CLIPImageProcessorPil)
+    >>> uninstall(CLIPImageProcessorPil)
+    """
+    for each in classes:
+        _check_known(each)
+    for each in classes:
+        uninstall(each)
+        original = getattr(each, _METHOD)
+        setattr(each, _METHOD, _faster(original, {"encoding": "plain", "dtype": dtype}))
+
+
+def uninstall(*classes: type) -> None:
+    """Undo :func:`install`; a class that was not changed is left alone."""
+    for each in classes:
+        if hasattr(each.__dict__.get(_METHOD), _ORIGINAL):
+            delattr(each, _METHOD)
+
+
+def _check_known(kind: type) -> None:
+    from mmformat.media.processors import KNOWN_PROCESSORS
+
+    name = kind.__name__.removesuffix("Pil")
+    if name not in KNOWN_PROCESSORS or not hasattr(kind, _METHOD):
+        raise ModelError(
+            f"expected an image processor of {', '.join(sorted(KNOWN_PROCESSORS))}, got "
+            f"{kind.__name__}",
+            path="$.processor",
+        )
+
+
+def _faster(original: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
+    def preprocess(self: Any, images: Any, *args: Any, **kwargs: Any) -> Any:
+        images = self._prepare_images_structure(images)
+        ours = None if args else _processor_of(self, kwargs, options)
+        if ours is None or not all(isinstance(image, _pillow()) for image in images):
+            return original(self, images, *args, **kwargs)
+        try:
+            made = [ours(image) for image in images]
+        except MMFormatError:
+            return original(self, images, *args, **kwargs)  # raises as it always did
+        return _batch(self, made, kwargs)
+
+    setattr(preprocess, _ORIGINAL, original)
+    return preprocess
+
+
+def _pillow() -> type:
+    from PIL import Image
+
+    return Image.Image
+
+
+def _processor_of(theirs: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    from mmformat.media.processors import KNOWN_PROCESSORS, processor_from_config
+
+    if kwargs.get("device") not in (None, "cpu") or kwargs.get("input_data_format") is not None:
+        return None
+    if str(kwargs.get("data_format") or "channels_first").rpartition(".")[2].lower() not in (
+        "channels_first",
+        "first",
+    ):
+        return None
+    name = type(theirs).__name__.removesuffix("Pil")
+    pads = name in ("LlavaImageProcessor", "LlavaNextImageProcessor")
+    if name not in KNOWN_PROCESSORS or (kwargs.get("do_pad") and not pads):
+        return None
+    values: dict[str, Any] = {"image_processor_type": name}
+    for key, value in kwargs.items():
+        if key in _IGNORED or value is None:
+            continue
+        values[key] = dict(value) if hasattr(value, "shortest_edge") else value
+    for key in ("size", "crop_size"):
+        if key in values:
+            values[key] = {edge: n for edge, n in dict(values[key]).items() if n is not None}
+    try:
+        return processor_from_config(values, backend=theirs.backend, **options)
+    except MMFormatError:
+        return None
+
+
+def _batch(theirs: Any, made: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    from transformers.image_processing_base import BatchFeature
+
+    features = [each.feature for each in made]
+    names = dict.fromkeys(name for each in made for name in each.model_specific_data)
+    tensor_type = kwargs.get("return_tensors")
+    data: dict[str, Any] = {
+        name: np.concatenate([each.model_specific_data[name] for each in made]) for name in names
+    }
+    is_tiled = "image_sizes" in data
+    if is_tiled and kwargs.get("do_pad") and len({each.shape[1] for each in features}) > 1:
+        features = _padded(features)
+    if isinstance(features[0], DictionaryTensor):
+        pixels: Any = _joined_dictionaries(features)
+        batch = BatchFeature(data=_listed(theirs, data, tensor_type), tensor_type=tensor_type)
+        batch["pixel_values"] = pixels
+        return batch
+    if tensor_type is None and "image_grid_thw" not in data:
+        tiles = "num_patches" in data
+        pixels = [_like(theirs, one) for each in features for one in (each if tiles else each[:1])]
+    elif len({each.shape[1:] for each in features}) > 1:
+        pixels = [_like(theirs, each[0]) for each in features]  # transformers says what is wrong
+    else:
+        pixels = _joined([_like(theirs, each) for each in features], "pixel_values")
+    listed = _listed(theirs, data, tensor_type)
+    return BatchFeature(data={"pixel_values": pixels, **listed}, tensor_type=tensor_type)
+
+
+def _like(theirs: Any, value: Any) -> Any:
+    if theirs.backend == "pil" or is_torch(value):
+        return value
+    import torch
+
+    return torch.from_numpy(value)
+
+
+def _listed(theirs: Any, data: Mapping[str, Any], tensor_type: Any) -> dict[str, Any]:
+    if tensor_type is not None:
+        return dict(data)
+    return {
+        name: _like(theirs, value) if name == "image_grid_thw" else value.tolist()
+        for name, value in data.items()
+    }
+
+
+def _padded(features: Sequence[Any]) -> list[Any]:
+    most = max(each.shape[1] for each in features)
+    found = []
+    for each in features:
+        plain: Any = each.expand() if isinstance(each, DictionaryTensor) else each
+        shape = (1, most - plain.shape[1], *plain.shape[2:])
+        if is_torch(plain):
+            import torch
+
+            missing: Any = torch.zeros(shape, dtype=plain.dtype)
+        else:
+            missing = np.zeros(shape, plain.dtype)
+        found.append(_joined_along(plain, missing))
+    return found
+
+
+def _joined_along(left: Any, right: Any) -> Any:
+    if is_torch(left):
+        import torch
+
+        return torch.cat([left, right], dim=1)
+    return np.concatenate([left, right], axis=1)
+
+
+def _joined_dictionaries(features: Sequence[DictionaryTensor]) -> Any:
+    first = features[0]
+    if len(features) == 1:
+        return first
+    if len({each.codes.shape[1:] for each in features}) > 1:
+        return list(features)
+    rows = sum(each.shape[0] for each in features)
+    return DictionaryTensor(
+        np.concatenate([each.codes for each in features]),
+        first.table,
+        axis=first.axis,
+        repeat_axis=first.repeat_axis,
+        repeat=first.repeat,
+        shape=(rows, *first.shape[1:]),
     )
