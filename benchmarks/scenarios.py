@@ -78,8 +78,8 @@ SCENARIOS: Final = {
     for each in (
         Scenario(
             name="fanout",
-            caption="one producer, N reader processes",
-            about="from the producer's call until the last reader process holds torch tensors "
+            caption="one producer, N rank processes",
+            about="from the producer's call until the last rank process holds torch tensors "
             "(*last returned*) and has read a byte of every page (*last touched*). *PSS held* is "
             "what the producer and all readers together hold more than before, each shared page "
             "counted once; it contains the payload itself and, for ours, the whole arena",
@@ -308,10 +308,10 @@ ELSEWHERE: Final = {
     for each in (
         Scenario(
             name="strategies",
-            caption="a tokenizer, ranks with a scheduler's loop, nine ways between them",
-            about="a tokenizer with its pool and ranks with a scheduler's loop, in real processes: "
-            "the ways that the original analysis compared, and ours. *Blocked* is the longest time "
-            "and the sum of the times over 10 ms that the worst rank's loop did not answer",
+            caption="a server's whole way: who decodes, and how the ranks get it",
+            about="a tokenizer with its pool and ranks with a scheduler's loop, in real processes. "
+            "The picture shows how long each of ten requests sent at once takes until every rank "
+            "has it",
             runs="benchmarks.strategies:run_strategies",
             metric="concurrent_ms",
             columns=(

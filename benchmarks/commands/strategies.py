@@ -15,7 +15,7 @@ __all__ = ["register"]
 _EPILOG: Final = """\
 examples:
   python -m benchmarks strategies --tp 4 --requests 10
-  python -m benchmarks strategies --payload mixed --way original --way mmformat --rounds 5
+  python -m benchmarks strategies --payload mixed --way every-rank --way mmformat --rounds 5
   python -m benchmarks strategies --json strategies.json
 """
 

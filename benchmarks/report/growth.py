@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.growth import knee_nbytes
-from benchmarks.report.plots import figure_class, save
+from benchmarks.report.plots import figure_class, logarithmic, machine_of, save
 from benchmarks.report.tables import arm_title, as_text, markdown
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "knees",
     "plot_growth",
     "points",
+    "title_of",
 ]
 
 
@@ -53,6 +54,29 @@ def knees(result: dict[str, Any]) -> dict[str, float | None]:
     return found
 
 
+def title_of(axis: str) -> str:
+    """Return what grows along an axis, in words.
+
+    Examples
+    --------
+    >>> title_of("knee, 4 ranks")
+    'Until 4 ranks have read it, by size'
+    """
+    if axis.startswith("knee"):
+        return f"Until {axis.partition(', ')[2]} have read it, by size".replace(
+            "1 rank have", "1 rank has"
+        )
+    return _TITLES[axis]
+
+
+_TITLES: Final = {
+    "bytes": "One put, by its size",
+    "ranks": "One put, by the number of ranks",
+    "items": "One put, by its items",
+    "requests": "One put, by the requests before it",
+}
+
+
 def growth_section(result: dict[str, Any]) -> Iterator[str]:
     """Return the lines of the section."""
     yield from _knee_table(result)
@@ -74,7 +98,7 @@ def growth_section(result: dict[str, Any]) -> Iterator[str]:
                     else f"{as_text('_ns', samples['median'])} ({as_text('_ns', samples['iqr'])})"
                 )
             rows.append(row)
-        yield f"#### {axis}"
+        yield f"**{title_of(axis)}**"
         yield ""
         yield from markdown(
             ["cost in ms, median (IQR)", *(arm_title(result, method) for method in methods)], rows
@@ -177,7 +201,7 @@ def plot_growth(result: dict[str, Any], path: Path) -> None:
     has_knee = any(axis.startswith("knee") for axis in axes)
     count = len(axes) + has_knee
     rows = -(-count // _COLUMNS)
-    figure = figure_class()(figsize=(11, 3.1 * rows))
+    figure = figure_class()(figsize=(11, 3.1 * rows), layout="constrained")
     panels = figure.subplots(rows, _COLUMNS, squeeze=False).flat
     for axis in axes:
         _cost(next(panels), result, axis)
@@ -185,13 +209,7 @@ def plot_growth(result: dict[str, Any], path: Path) -> None:
         _ratio(next(panels), result)
     for rest in panels:
         rest.set_visible(False)
-    environment = result["environment"]
-    figure.suptitle(
-        f"growth: {environment['cpu']}, {environment['cores_usable']} cores, "
-        f"{environment['time_utc'][:10]}; medians with quartiles",
-        fontsize=10,
-    )
-    figure.tight_layout()
+    figure.suptitle(f"How cost grows, medians with quartiles\n{machine_of(result)}", fontsize=10)
     save(figure, path)
 
 
@@ -207,13 +225,13 @@ def _cost(panel: Any, result: dict[str, Any], axis: str) -> None:
                    label=titles[method])  # fmt: skip
         low, high = ([each[name] / 1e6 for _, each in found] for name in ("q1", "q3"))
         panel.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
-    _logarithmic(panel)
+    logarithmic(panel.xaxis)
+    logarithmic(panel.yaxis)
     panel.set_xlabel(label, fontsize=7)
     panel.set_ylabel("ms", fontsize=7)
     panel.tick_params(labelsize=7)
     panel.grid(True, which="both", lw=0.2)
-    title = f"last touched, {axis.partition(', ')[2]}" if axis.startswith("knee") else axis
-    panel.set_title(title, fontsize=9, loc="left")
+    panel.set_title(title_of(axis), fontsize=9, loc="left")
     panel.legend(fontsize=6)
 
 
@@ -238,18 +256,11 @@ def _ratio(panel: Any, result: dict[str, Any]) -> None:
             label=f"{ranks}: pays from {told}",
         )
     panel.axhline(1, color="#bf616a", lw=1)
-    _logarithmic(panel)
+    logarithmic(panel.xaxis)
+    logarithmic(panel.yaxis)
     panel.set_xlabel("MiB", fontsize=7)
-    panel.set_title("arena over pickle 5 out-of-band; below 1 we win", fontsize=9, loc="left")
+    panel.set_ylabel("arena / pickle 5 out-of-band", fontsize=7)
+    panel.set_title("below 1 the arena is faster", fontsize=9, loc="left")
     panel.tick_params(labelsize=7)
     panel.grid(True, which="both", lw=0.2)
     panel.legend(fontsize=6)
-
-
-def _logarithmic(panel: Any) -> None:
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter
-
-    for scale, axis in ((panel.set_xscale, panel.xaxis), (panel.set_yscale, panel.yaxis)):
-        scale("log")
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())

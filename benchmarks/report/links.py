@@ -52,7 +52,7 @@ def links_section(result: dict[str, Any]) -> Iterator[str]:
     """Yield the Markdown of both tables: below which rate each pays, and times on some links."""
     titles = {each["name"]: each["title"] for each in result["arms"]}
     methods = [method for method in _COLOURS if method in titles]
-    yield "### Where it pays"
+    yield "**Where it pays**"
     yield ""
     yield (
         "Computed from the medians: compress, send, decompress, one after the other, beside "

@@ -1,4 +1,4 @@
-"""Pictures of the results: a median bar for each method, with every raw sample over it."""
+"""Pictures of the results: a dot for each method's median, with its quartiles and every sample."""
 
 from __future__ import annotations
 
@@ -13,14 +13,26 @@ from mmformat.errors import MissingExtraError
 if TYPE_CHECKING:
     from benchmarks.quick import Line
 
-__all__ = ["CONTROLS", "OTHERS", "OURS", "figure_class", "plot", "plot_lines", "save"]
+__all__ = [
+    "CONTROLS",
+    "OTHERS",
+    "OURS",
+    "as_label",
+    "capital",
+    "figure_class",
+    "logarithmic",
+    "machine_of",
+    "plot",
+    "plot_lines",
+    "save",
+]
 
 OURS: Final = "#1f6f8b"
-OTHERS: Final = "#b8b8b8"
-CONTROLS: Final = "#e3d7a8"
+OTHERS: Final = "#777777"
+CONTROLS: Final = "#b09a4a"
 """Colours: a way of this library, a rival, and what the bytes themselves cost."""
 
-_ROW_INCHES: Final = 0.28
+_ROW_INCHES: Final = 0.2
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -33,20 +45,61 @@ def plot(result: dict[str, Any], path: Path) -> None:
     """
     payloads = result["payloads"]
     counts = [len(cells_of(result, payload["name"])) for payload in payloads]
-    figure = figure_class()(figsize=(9, sum(counts) * _ROW_INCHES + 1.1 * len(counts)))
+    height = sum(counts) * _ROW_INCHES + 0.55 * len(counts) + 0.7
+    figure = figure_class()(figsize=(9, height), layout="constrained")
     panels = figure.subplots(
-        len(payloads), 1, squeeze=False, gridspec_kw={"height_ratios": [n + 2 for n in counts]}
+        len(payloads), 1, squeeze=False, gridspec_kw={"height_ratios": [n + 1 for n in counts]}
     )
     for axes, payload in zip(panels[:, 0], payloads, strict=True):
         _panel(axes, result, payload)
-    environment = result["environment"]
-    figure.suptitle(
-        f"{result['scenario']}: {environment['cpu']}, {environment['cores_usable']} cores, "
-        f"{environment['time_utc'][:10]}",
-        fontsize=10,
+    panels[-1, 0].set_xlabel(
+        "milliseconds, logarithmic: a dot is the median, a line the middle half, a tick a sample",
+        fontsize=7,
     )
-    figure.tight_layout()
+    figure.suptitle(
+        f"{capital(scenario(result['scenario']).caption)}\n{machine_of(result)}", fontsize=9
+    )
     save(figure, path)
+
+
+def machine_of(result: dict[str, Any]) -> str:
+    """Return the processor, its cores and the date of a result."""
+    found = result["environment"]
+    return f"{found['cpu']}, {found['cores_usable']} cores, {found['time_utc'][:10]}"
+
+
+def capital(text: str) -> str:
+    """Return a caption as a heading.
+
+    Examples
+    --------
+    >>> capital("one producer, N rank processes")
+    'One producer, N rank processes'
+    """
+    return text[:1].upper() + text[1:]
+
+
+def as_label(value_ms: float) -> str:
+    """Return milliseconds with three digits, as they stand beside a dot or a bar.
+
+    Examples
+    --------
+    >>> as_label(0.05874), as_label(8.78), as_label(1131.2)
+    ('0.0587', '8.78', '1,131')
+    """
+    return f"{value_ms:,.0f}" if value_ms >= 1000 else f"{value_ms:.3g}"
+
+
+def logarithmic(axis: Any) -> None:
+    """Make an x or y axis logarithmic, with the plain numbers 1, 2 and 5 of each decade."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    low, high = sorted(axis.get_view_interval())
+    few = high / max(low, 1e-9) < 200
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def figure_class() -> Any:
@@ -80,18 +133,28 @@ def _panel(axes: Any, result: dict[str, Any], payload: dict[str, Any]) -> None:
     scale = 1e6 if metric.endswith("_ns") else 1.0
     for row, cell in enumerate(cells):
         samples = cell["metrics"][metric]
-        median_ms = samples["median"] / scale
-        axes.barh(row, median_ms, color=_colour(described, cell["arm"]), zorder=1)
+        colour = _colour(described, cell["arm"])
+        first, median_ms, third = (samples[name] / scale for name in ("q1", "median", "q3"))
         values = [value / scale for value in samples["samples"]]
-        axes.plot(values, [row] * len(values), "|", color="#333333", alpha=0.5, ms=7, zorder=2)
-        axes.annotate(f" {median_ms:.3g} ms", (max(values), row), va="center", fontsize=7, zorder=3)
+        axes.plot(values, [row] * len(values), "|", color="#999999", alpha=0.6, ms=5, zorder=1)
+        axes.plot([first, third], [row, row], color=colour, lw=3, alpha=0.6, zorder=2)
+        axes.plot([median_ms], [row], "o", color=colour, ms=6, zorder=3)
+        axes.annotate(  # in a column, so that no outlier pushes it away
+            as_label(median_ms),
+            (1.01, row),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=7,
+            color=colour if colour != CONTROLS else "#333333",
+        )
     axes.set_yticks(range(len(cells)), [titles[cell["arm"]] for cell in cells], fontsize=7)
-    # A logarithmic axis: from 0.1 ms to a second, with every method still to be seen.
-    axes.set_xscale("log")
-    axes.margins(x=0.15)
+    axes.set_ylim(-0.6, len(cells) - 0.4)
+    axes.margins(x=0.04)
+    logarithmic(axes.xaxis)
     axes.tick_params(axis="x", labelsize=7)
-    axes.set_xlabel("milliseconds, logarithmic; a bar is the median, a tick a sample", fontsize=7)
-    axes.set_title(payload["title"], fontsize=9, loc="left")
+    axes.grid(axis="x", lw=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(f"{payload['title']}, ms", fontsize=8, loc="left")
 
 
 def _colour(described: Scenario, method: str) -> str:
@@ -108,16 +171,20 @@ def plot_lines(lines: Sequence[Line], path: Path) -> None:
     MissingExtraError
         When matplotlib is not installed.
     """
-    figure = figure_class()(figsize=(9, 0.55 * len(lines) + 1.2))
+    figure = figure_class()(figsize=(9, 0.42 * len(lines) + 0.9), layout="constrained")
     axes = figure.subplots()
     for row, line in enumerate(reversed(lines)):
-        bars = ((0.25, line.control, CONTROLS), (0, line.other, OTHERS), (-0.25, line.ours, OURS))
-        for shift, value, colour in bars:
-            axes.barh(row + shift, value, height=0.25, color=colour)
+        for value, colour in ((line.control, CONTROLS), (line.other, OTHERS), (line.ours, OURS)):
+            axes.plot([value], [row], "o", color=colour, ms=7)
+        told = f"{as_label(line.ours)}; {line.rival or 'nothing else'} {as_label(line.other)}"
+        axes.annotate(
+            told, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=7
+        )
     axes.set_yticks(range(len(lines)), [line.what for line in reversed(lines)], fontsize=7)
-    axes.set_xscale("log")
+    logarithmic(axes.xaxis)
+    axes.grid(axis="x", lw=0.3)
     axes.set_xlabel(
-        "milliseconds, logarithmic: the control, the best rival, ours (blue)", fontsize=8
+        "milliseconds, logarithmic: mmformat (blue), the fastest other (grey), the control (sand)",
+        fontsize=8,
     )
-    figure.tight_layout()
     save(figure, path)

@@ -95,7 +95,7 @@ def payload_tables(result: dict[str, Any]) -> Iterator[str]:
                 samples = cell["metrics"][described.metric]
                 row += [as_text(described.metric, samples["iqr"]), str(samples["n"])]
             rows.append(row)
-        yield f"#### {payload['title']}"
+        yield f"**{payload['title']}**"
         yield ""
         yield from markdown(["median", *titles, *judged], rows)
         yield ""

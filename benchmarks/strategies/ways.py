@@ -51,65 +51,65 @@ class Way:
 
 WAYS: Final[tuple[Way, ...]] = (
     Way(
-        name="original",
-        title="original: lazy objects to all, every rank materializes",
+        name="every-rank",
+        title="each rank decodes",
         materialize="every rank",
         carrier="pickle",
     ),
     Way(
-        name="commit",
-        title="commit: rank 0 materializes, pickles, broadcasts",
+        name="rank-0",
+        title="rank 0 decodes and broadcasts a pickle",
         materialize="rank 0",
         carrier="pickle",
     ),
     Way(
-        name="plan-a",
-        title="plan A: the tokenizer materializes in line, pickle",
+        name="tokenizer",
+        title="the tokenizer decodes, pickle to every rank",
         materialize="tokenizer",
         carrier="pickle",
     ),
     Way(
-        name="plan-a-pool",
-        title="plan A, phase 2: the tokenizer's pool materializes, pickle",
+        name="tokenizer-pool",
+        title="the tokenizer's pool decodes, pickle to every rank",
         materialize="pool",
         carrier="pickle",
     ),
     Way(
-        name="plan-b",
-        title="plan B: as the commit, broadcast asynchronously",
+        name="rank-0-async",
+        title="rank 0 decodes and broadcasts asynchronously",
         materialize="rank 0",
         carrier="pickle",
         overlap=True,
     ),
     Way(
-        name="plan-c",
-        title="plan C: the tokenizer materializes, a segment per tensor",
+        name="segments",
+        title="the tokenizer decodes, a segment for each tensor",
         materialize="tokenizer",
         carrier="segment",
     ),
     Way(
         name="mmformat",
-        title="mmformat: pool, arena, plain",
+        title="mmformat, plain",
         materialize="pool",
         carrier="arena",
     ),
     Way(
         name="mmformat-dictionary",
-        title="mmformat: pool, arena, dictionary encoding",
+        title="mmformat, dictionary",
         materialize="pool",
         carrier="arena",
         dictionary=True,
     ),
     Way(
         name="mmformat-lz4",
-        title="mmformat: pool, arena, LZ4 over 10 MiB",
+        title="mmformat, LZ4 over 10 MiB",
         materialize="pool",
         carrier="arena",
         compression="lz4",
     ),
     Way(
         name="mmformat-cached",
-        title="mmformat: content already in the arena",
+        title="mmformat, content already in the arena",
         materialize="pool",
         carrier="arena",
         repeated=True,
@@ -130,13 +130,13 @@ class Estimate:
 
 
 ESTIMATES: Final[dict[str, Estimate]] = {
-    "original": Estimate(
+    "every-rank": Estimate(
         cpu_ms=2000, latency_ms=500, requests_per_s=2.0, cpu_use="99 %", scheduler_blocked="no"
     ),
-    "commit": Estimate(
+    "rank-0": Estimate(
         cpu_ms=500, latency_ms=750, requests_per_s=1.3, cpu_use="99.9 %", scheduler_blocked="yes"
     ),
-    "plan-a": Estimate(
+    "tokenizer": Estimate(
         cpu_ms=500, latency_ms=650, requests_per_s=1.7, cpu_use="<70 %", scheduler_blocked="no"
     ),
 }
@@ -176,10 +176,10 @@ GOALS: Final = tuple(
     )
     for ours in ("mmformat", "mmformat-dictionary")
     for theirs, metric, title, ratio, at_least in (
-        ("commit", "throughput_per_s", "requests/s", 5.0, True),
-        ("commit", "blocked_total_ms", "scheduler blocked in all, ms", 0.1, False),
-        ("original", "cpu_ms", "CPU ms a request", 0.2, False),
-        ("plan-c", "throughput_per_s", "requests/s", 1.5, True),
+        ("rank-0", "throughput_per_s", "requests/s", 5.0, True),
+        ("rank-0", "blocked_total_ms", "scheduler blocked in all, ms", 0.1, False),
+        ("every-rank", "cpu_ms", "CPU ms a request", 0.2, False),
+        ("segments", "throughput_per_s", "requests/s", 1.5, True),
     )
 )
-"""Plain and with dictionary encoding, against the commit, the original and plan C."""
+"""Plain and with dictionary encoding, against what engines do."""

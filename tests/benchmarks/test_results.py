@@ -74,7 +74,7 @@ def test_the_report_begins_with_what_is_lost(tmp_path: Path) -> None:
     assert "| 2.00 |" in lost
     assert "pickle" not in lost  # slower
     assert "memcpy" not in lost  # a control, not a rival
-    beside = text.partition("### Beside mmformat, frames")[2].partition("### All arms")[0]
+    beside = text.partition("<summary>Beside mmformat, frames")[2].partition("</details>")[0]
     assert "| 5.00 |" in beside  # pickle over ours
     assert "10.0 (9.500-11.5, n=3)" in beside
     assert "2.000 (1.900-2.300, n=3)" in beside

@@ -11,10 +11,10 @@ import pytest
 from benchmarks.strategies import WAYS
 
 COUNTED = {
-    "original": 2.0,
-    "commit": 1.0,
-    "plan-b": 1.0,
-    "plan-c": 1.0,
+    "every-rank": 2.0,
+    "rank-0": 1.0,
+    "rank-0-async": 1.0,
+    "segments": 1.0,
     "mmformat-dictionary": 1.0,
     "mmformat-cached": 0.0,
 }
@@ -52,7 +52,7 @@ def test_a_way_materializes_as_often_as_it_says_and_carries_every_bit(way: str) 
     # A digest that differed in any rank would have ended the run.
     assert metrics["materializations_count"]["samples"] == [COUNTED[way]]
     assert metrics["latency_ms"]["n"] == metrics["concurrent_ms"]["n"] == 2
-    assert (cell["estimate"] is None) == (way not in ("original", "commit", "plan-a"))
+    assert (cell["estimate"] is None) == (way not in ("every-rank", "rank-0", "tokenizer"))
 
 
 def test_a_way_that_is_none_is_a_usage_error() -> None:
