@@ -11,11 +11,10 @@ from typing import Any, Final
 import numpy as np
 
 from mmformat.codec.bounded_cache import bounded_cache
-from mmformat.errors import DecodeError, EncodeError, LimitError
-from mmformat.model.dictionary import DictionaryTensor
+from mmformat.errors import DecodeError, EncodeError, LimitError, ModelError
 from mmformat.model.limits import Limits
-from mmformat.model.source import Source
 from mmformat.model.tensors import is_torch, numpy_dtype_name
+from mmformat.model.values import Budget, kind_of, refusal_of
 
 __all__ = ["BARE", "LARGEST_INT", "exact_int", "join", "split"]
 
@@ -63,84 +62,86 @@ def split(values: dict[str, Any], collect: Collect, *, path: str) -> str:
     """
     splitter = _Splitter(collect, path)
     try:
-        tree = {key: splitter.value(value, key) for key, value in values.items()}
+        return _ENCODER.encode(
+            {key: splitter.value(value, key, 0) for key, value in values.items()}
+        )
+    except ModelError as error:
+        raise EncodeError(
+            error.reason, path=error.path, hint=error.hint, code=_code_of(error)
+        ) from error
     except RecursionError as error:
         raise EncodeError(
-            "expected values nested less deeply", path=path, code="attributes-depth"
+            "values are nested too deeply for this call stack", path=path, code="attributes-depth"
         ) from error
-    return _ENCODER.encode(tree)
+
+
+def _code_of(error: ModelError) -> str | None:
+    return None if error.code == ModelError.code else error.code
 
 
 class _Splitter:
-    __slots__ = ("collect", "path")
+    __slots__ = ("budget", "collect", "path")
 
     def __init__(self, collect: Collect, path: str) -> None:
+        self.budget = Budget()
         self.collect = collect
         self.path = path
 
-    def value(self, value: Any, name: str) -> Any:
-        kind = type(value)
-        if kind in (str, bool) or value is None:
+    def value(self, value: Any, name: str, depth: int) -> Any:
+        kind = kind_of(value)
+        if kind in ("str", "bool", "none"):
             return value
-        if kind is int:
+        if kind == "int":
             return value if -SAFE_INT <= value <= SAFE_INT else self._large_int(value, name)
-        if kind is float:
+        if kind == "float":
             return value if math.isfinite(value) else {"$float": repr(value)}
-        if kind is list:
-            return [self.value(part, f"{name}[{i}]") for i, part in enumerate(value)]
-        if kind is tuple:
-            return {"$tuple": [self.value(part, f"{name}[{i}]") for i, part in enumerate(value)]}
-        if kind is dict:
-            return self._dict(value, name)
-        if isinstance(value, DictionaryTensor):
+        if kind in ("list", "tuple"):
+            self.budget.enter(len(value), depth, path=f"{self.path}.{name}")
+            parts = [self.value(part, f"{name}[{i}]", depth + 1) for i, part in enumerate(value)]
+            return parts if kind == "list" else {"$tuple": parts}
+        if kind == "dict":
+            self.budget.enter(len(value), depth, path=f"{self.path}.{name}")
+            return self._dict(value, name, depth + 1)
+        if kind == "dictionary":
             self.collect(name, value)
             return {TORCH if is_torch(value.table) else NUMPY: name}
-        if isinstance(value, np.ndarray):
+        if kind == "tensor":
             self.collect(name, value)
-            return {NUMPY: name}
-        if is_torch(value):
-            self.collect(name, value)
-            return {TORCH: name}
-        return self._rarer(value, name)
+            return {NUMPY if isinstance(value, np.ndarray) else TORCH: name}
+        if kind in ("bytes", "bytearray"):
+            return {f"${kind}": base64.b64encode(value).decode()}
+        if kind == "complex":
+            return {
+                "$complex": [
+                    self.value(value.real, name, depth),
+                    self.value(value.imag, name, depth),
+                ]
+            }
+        if kind == "scalar":
+            dtype = numpy_dtype_name(value.dtype)
+            return {"$scalar": [dtype, base64.b64encode(_bytes_of_scalar(value)).decode()]}
+        raise refusal_of(value, path=f"{self.path}.{name}")
 
-    def _dict(self, value: dict[Any, Any], name: str) -> Any:
-        parts = {key: self.value(part, f"{name}[{key!r}]") for key, part in value.items()}
+    def _dict(self, value: dict[Any, Any], name: str, depth: int) -> Any:
+        parts = {key: self.value(part, f"{name}[{key!r}]", depth) for key, part in value.items()}
         if all(type(key) is str and not key.startswith("$") for key in parts):
             return parts
-        return {"$dict": [[self.value(key, f"{name}.keys"), part] for key, part in parts.items()]}
+        return {
+            "$dict": [[self.value(key, f"{name}.keys", depth), part] for key, part in parts.items()]
+        }
 
     def _large_int(self, value: int, name: str) -> Any:
         if abs(value) > LARGEST_INT:
             raise EncodeError(
-                f"expected an int of at most {MAX_INT_DIGITS:,} digits, got one of "
-                f"{value.bit_length():,} bits",
+                f"an int of {value.bit_length():,} bits has more than {MAX_INT_DIGITS:,} digits",
                 path=f"{self.path}.{name}",
             )
         return {"$int": str(value)}
 
-    def _rarer(self, value: Any, name: str) -> Any:
-        if type(value) in (bytes, bytearray):
-            tag = "$bytes" if type(value) is bytes else "$bytearray"
-            return {tag: base64.b64encode(value).decode()}
-        if type(value) is complex:
-            return {"$complex": [self.value(value.real, name), self.value(value.imag, name)]}
-        if isinstance(value, np.generic):
-            dtype = numpy_dtype_name(value.dtype)
-            if dtype is not None:
-                return {"$scalar": [dtype, base64.b64encode(value.tobytes()).decode()]}
-        hint = "send plain Python values, torch tensors or numpy arrays"
-        if isinstance(value, Source):
-            hint = "decode it first: mm.materialize(inputs, processor=...)"
-        elif isinstance(value, (str, int, float, bytes, list, tuple, dict)):
-            base = next(kind for kind in type(value).__mro__ if kind.__module__ == "builtins")
-            hint = f"convert it: {base.__name__}(value)"
-        raise EncodeError(
-            f"expected a value that can travel, got {type(value).__module__}."
-            f"{type(value).__qualname__}",
-            path=f"{self.path}.{name}",
-            hint=hint,
-            code="not-materialized" if isinstance(value, Source) else None,
-        )
+
+def _bytes_of_scalar(value: np.generic) -> bytes:
+    # Any byte but 0 is true, but only 1 is canonical.
+    return bytes([bool(value)]) if value.dtype == bool else value.tobytes()
 
 
 def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str, Any]:

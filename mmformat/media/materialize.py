@@ -18,6 +18,7 @@ from mmformat.model.identity import hash_of, identity_of, pad_value_of_hash
 from mmformat.model.item import Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.source import Source
 from mmformat.model.tensors import is_tensor
+from mmformat.model.values import Budget, check_values, kind_of
 
 __all__ = ["materialize", "materialize_async"]
 
@@ -179,14 +180,25 @@ def draft_item(
     )
 
 
-def _resolved(value: Any, take: Callable[[Source, str], ProcessorOutput], path: str) -> Any:
+def _resolved(
+    value: Any,
+    take: Callable[[Source, str], ProcessorOutput],
+    path: str,
+    depth: int = 0,
+    budget: Budget | None = None,
+) -> Any:
     # A module-level function: a recursive closure is a reference cycle, which would keep the
     # tensors alive until the cyclic collector runs.
+    budget = budget or Budget(MaterializeError)
     for _ in range(MAX_LAZY_STEPS):
         if value is None or is_tensor(value) or isinstance(value, DictionaryTensor):
             return value
         if isinstance(value, (list, tuple)):
-            return [_resolved(each, take, f"{path}[{index}]") for index, each in enumerate(value)]
+            budget.enter(len(value), depth, path=path)
+            return [
+                _resolved(each, take, f"{path}[{index}]", depth + 1, budget)
+                for index, each in enumerate(value)
+            ]
         if isinstance(value, Source):
             return take(value, path)
         value = load_lazy(value, path=path)
@@ -201,6 +213,8 @@ def assign_identity(made: MultimodalDataItem, *, path: str) -> MultimodalDataIte
     with ErrorPath(path):
         if made.identity is None:
             made.identity = identity_of(made)
+        else:
+            check_values(made.model_specific_data, path="$.model_specific_data")
         if made.hash is None:
             made.hash = hash_of(made)
         if made.pad_value is None:
@@ -264,18 +278,27 @@ def _takes_item(processor: Any) -> bool:
     return False
 
 
-def load_values(value: Any, path: str) -> Any:
+def load_values(value: Any, path: str, depth: int = 0, budget: Budget | None = None) -> Any:
     """Load the lazy objects of a nested value, in which a Source is an error."""
-    if isinstance(value, dict):
-        return {key: load_values(each, f"{path}.{key}") for key, each in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(
-            load_values(each, f"{path}[{index}]") for index, each in enumerate(value)
-        )
+    budget = budget or Budget(MaterializeError)
+    kind = kind_of(value)
+    if kind == "dict":
+        budget.enter(len(value), depth, path=path)
+        return {
+            key: load_values(each, f"{path}.{key}", depth + 1, budget)
+            for key, each in value.items()
+        }
+    if kind in ("list", "tuple"):
+        budget.enter(len(value), depth, path=path)
+        parts = [
+            load_values(each, f"{path}[{index}]", depth + 1, budget)
+            for index, each in enumerate(value)
+        ]
+        return parts if kind == "list" else tuple(parts)
     for _ in range(MAX_LAZY_STEPS):
         if isinstance(value, Source):
             raise MaterializeError("a Source is only allowed in an item's feature", path=path)
-        if is_tensor(value) or not is_lazy(value):
+        if kind_of(value) is not None or not is_lazy(value):
             return value
         value = load_lazy(value, path=path)
     raise MaterializeError(f"no value after {MAX_LAZY_STEPS} lazy steps", path=path)

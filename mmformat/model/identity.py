@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import numpy as np
@@ -14,6 +13,7 @@ from mmformat.errors import ModelError
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.item import ContentIdentity, MultimodalDataItem
 from mmformat.model.tensors import is_tensor, is_torch, tensor_buffer, tensor_spec
+from mmformat.model.values import Budget, kind_of, refusal_of
 
 __all__ = [
     "PadRule",
@@ -230,27 +230,35 @@ def _flat(value: Any) -> list[Any]:
     return [value]
 
 
-def _frame(hasher: blake3, value: Any, path: str) -> None:
+def _frame(
+    hasher: blake3, value: Any, path: str, depth: int = 0, budget: Budget | None = None
+) -> None:
     # Every frame tells its own length before its content, so that no two values share bytes.
-    if is_tensor(value):
+    budget = budget or Budget()
+    kind = kind_of(value)
+    if kind == "tensor":
         _tensor(hasher, value, path)
-    elif isinstance(value, DictionaryTensor):
+    elif kind == "dictionary":
         layout = struct.pack("<3Q", value.axis, value.repeat_axis, value.repeat)
         hasher.update(b"D" + layout + _shape(value.shape))
         _tensor(hasher, value.codes, f"{path}.codes")
         _tensor(hasher, value.table, f"{path}.table")
-    elif isinstance(value, (list, tuple)):
-        hasher.update((b"L" if isinstance(value, list) else b"U") + struct.pack("<Q", len(value)))
+    elif kind in ("list", "tuple"):
+        budget.enter(len(value), depth, path=path)
+        hasher.update((b"L" if kind == "list" else b"U") + struct.pack("<Q", len(value)))
         for index, part in enumerate(value):
-            _frame(hasher, part, f"{path}[{index}]")
-    elif isinstance(value, Mapping):
+            _frame(hasher, part, f"{path}[{index}]", depth + 1, budget)
+    elif kind == "dict":
         # Two dicts of the same entries are equal in Python, whatever their order.
+        budget.enter(len(value), depth, path=path)
         hasher.update(b"M" + struct.pack("<Q", len(value)))
         for key in sorted(value, key=lambda key: (type(key).__name__, str(key))):
-            _frame(hasher, key, path)
-            _frame(hasher, value[key], f"{path}[{key!r}]")
+            _frame(hasher, key, path, depth + 1, budget)
+            _frame(hasher, value[key], f"{path}[{key!r}]", depth + 1, budget)
+    elif kind == "scalar":
+        _tensor(hasher, np.asarray(value), path)
     else:
-        _scalar(hasher, value, path)
+        _scalar(hasher, kind, value, path)
 
 
 def _tensor(hasher: blake3, value: Any, path: str) -> None:
@@ -265,24 +273,21 @@ def _shape(shape: tuple[int, ...]) -> bytes:
     return struct.pack(f"<{len(shape) + 1}Q", len(shape), *shape)
 
 
-def _scalar(hasher: blake3, value: Any, path: str) -> None:
-    if isinstance(value, np.generic):
-        _tensor(hasher, np.asarray(value), path)
-        return
-    if value is None:
+def _scalar(hasher: blake3, kind: str | None, value: Any, path: str) -> None:
+    if kind == "none":
         tag, raw = b"N", b""
-    elif isinstance(value, bool):
+    elif kind == "bool":
         tag, raw = b"?", bytes([value])
-    elif isinstance(value, int):
-        tag, raw = b"I", str(int(value)).encode()
-    elif isinstance(value, float):
+    elif kind == "int":
+        tag, raw = b"I", str(value).encode()
+    elif kind == "float":
         tag, raw = b"F", struct.pack("<d", value)
-    elif isinstance(value, str):
-        tag, raw = b"S", str(value).encode("utf-8", "surrogatepass")
-    elif isinstance(value, (bytes, bytearray, memoryview)):
+    elif kind == "complex":
+        tag, raw = b"C", struct.pack("<2d", value.real, value.imag)
+    elif kind == "str":
+        tag, raw = b"S", value.encode("utf-8", "surrogatepass")
+    elif kind in ("bytes", "bytearray"):
         tag, raw = b"B", bytes(value)
     else:
-        raise ModelError(
-            f"expected a value that a message can carry, got {type(value).__name__}", path=path
-        )
+        raise refusal_of(value, path=path)
     hasher.update(tag + struct.pack("<Q", len(raw)) + raw)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict, namedtuple
+from collections import defaultdict, namedtuple
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,12 @@ from mmformat.errors import EncodeError
 from mmformat.model import DictionaryTensor, MultimodalDataItem, MultimodalInputs
 
 Point = namedtuple("Point", "x y")
+
+
+class Sub(Point):
+    pass
+
+
 T = torch.ones(2, 2)
 
 
@@ -41,8 +47,9 @@ REFUSED: dict[str, tuple[Any, str, str]] = {
     "class": (int, "builtins.type", "plain Python values"),
     "slice": (slice(1), "builtins.slice", "plain Python values"),
     "int enum": (Colour.RED, "Colour", "int(value)"),
-    "namedtuple": (Point(1, 2), "Point", "tuple(value)"),
-    "ordered dict": (OrderedDict(a=1), "OrderedDict", "dict(value)"),
+    "subclass of a namedtuple": (Sub(1, 2), "Sub", "tuple(value)"),
+    "default dict": (defaultdict(int), "defaultdict", "dict(value)"),
+    "memoryview": (memoryview(b"x"), "memoryview", "bytes(value)"),
     "text subclass": (Text("a"), "Text", "str(value)"),
     "datetime64": (np.datetime64("2024-01-01"), "datetime64", "plain Python values"),
     "numpy text": (np.str_("a"), "str_", "str(value)"),
@@ -126,7 +133,7 @@ def test_a_source_is_refused_as_not_materialized() -> None:
         ("offsets", [("a", "b")]),
         ("offsets", 7),
         ("model_specific_data", [1]),
-        ("model_specific_data", OrderedDict(a=1)),
+        ("model_specific_data", defaultdict(int)),
     ],
 )
 def test_fields_of_another_kind_are_refused(field: str, value: Any) -> None:
