@@ -22,6 +22,7 @@ import pyarrow as pa
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.cold import TITLES
 from benchmarks.payloads import payload
 from benchmarks.results import Result, Subject
 from benchmarks.scenarios import SCENARIOS, Follow
@@ -236,7 +237,7 @@ def operations(name: str) -> Iterator[list[Operation]]:
     """Return the operations with one payload; the arena is there while the context lasts."""
     chosen = payload(name)
     inputs = chosen.make(0)
-    message = bytes(codec.encode(inputs))
+    message = bytearray(bytes(codec.encode(inputs)))  # out of bytes, torch tensors are copied
     template = [(spec.shape, spec.dtype) for spec in map(tensor_spec, tensors_of(inputs))]
     with (
         Arena.create(nbytes=2 * chosen.nbytes + 2**22, ranks=1) as arena,
@@ -248,7 +249,7 @@ def operations(name: str) -> Iterator[list[Operation]]:
             # The slot is released with the result's last tensor.
             held[0] = arena.put(inputs)
 
-        yield [
+        found = [
             Operation(
                 name="encode",
                 title="encode to frames",
@@ -280,6 +281,22 @@ def operations(name: str) -> Iterator[list[Operation]]:
                 after=put_again,
             ),
         ]
+        if torch.cuda.is_available():
+
+            def get_on_device() -> Any:
+                got = reader.get(held[0], device="cuda:0")
+                torch.cuda.synchronize()
+                return got
+
+            found.append(
+                Operation(
+                    name="get-device",
+                    title="get on a GPU, the copies complete",
+                    run=get_on_device,
+                    after=put_again,
+                )
+            )
+        yield found
 
 
 def _touched(inputs: Any) -> Any:
@@ -293,6 +310,7 @@ def _nothing(result: Any) -> None:
 
 _COUNTS: Final = SCENARIOS["counts"]
 _TIMEOUT_S: Final = 300
+_FRESH: Final = Subject(name="fresh", title="a fresh process, 1.2 MB", nbytes=256 * 1176 * 4)
 _ENVIRONMENT: Final = {
     # Each allocation of 64 KiB and more is fresh memory, so that a page fault tells of a copy.
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -336,8 +354,26 @@ def run_counts(
         "arms": list(methods),
         "rounds": rounds or (1 if quick else 3),
     }
+    told = _run("benchmarks.counts", json.dumps(plan))
+    result = Result(scenario="counts", settings=plan)
+    for each in told:
+        cell = Cell(payload=each["payload"], method=each["arm"])
+        for values in each["counts"]:
+            cell.add(**values)
+        result.cells.append(cell)
+        result.notes[each["arm"]] = (each["title"], "")
+        result.subjects[each["payload"]] = Subject(**each["subject"])
+    _add_cold(result, [name for name in methods if name in TITLES], plan["rounds"])
+    if "get-device" in methods and not any(cell.method == "get-device" for cell in result.cells):
+        result.missing["get-device"] = "torch finds no CUDA device"
+    if not any("instructions_count" in cell.metrics for cell in result.cells):
+        result.missing["instructions"] = "the kernel counts none for this process"
+    return result
+
+
+def _run(module: str, *arguments: str) -> Any:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.counts", json.dumps(plan)],
+        [sys.executable, "-m", module, *arguments],
         env={**os.environ, **_ENVIRONMENT},
         capture_output=True,
         text=True,
@@ -346,20 +382,24 @@ def run_counts(
     )
     if done.returncode != 0:
         raise MMFormatError(
-            f"expected the counting process to end with 0, got {done.returncode}",
+            f"{module} ended with status {done.returncode}, not 0",
             hint=done.stderr.strip().rpartition("\n")[2] or None,
         )
-    result = Result(scenario="counts", settings=plan)
-    for told in json.loads(done.stdout):
-        cell = Cell(payload=told["payload"], method=told["arm"])
-        for values in told["counts"]:
-            cell.add(**values)
-        result.cells.append(cell)
-        result.notes[told["arm"]] = (told["title"], "")
-        result.subjects[told["payload"]] = Subject(**told["subject"])
-    if not any("instructions_count" in cell.metrics for cell in result.cells):
-        result.missing["instructions"] = "the kernel counts none for this process"
-    return result
+    return json.loads(done.stdout)
+
+
+def _add_cold(result: Result, methods: Sequence[str], rounds: int) -> None:
+    """Count in fresh processes; the first of them may have to compile what it imports."""
+    if not methods:
+        return
+    cells = {name: Cell(payload=_FRESH.name, method=name) for name in methods}
+    for _ in range(rounds + 1):
+        told = _run("benchmarks.cold")
+        for name, cell in cells.items():
+            cell.add(**told[name])
+    result.cells += cells.values()
+    result.subjects[_FRESH.name] = _FRESH
+    result.notes |= {name: (TITLES[name], "") for name in methods}
 
 
 def count_here(name: str, methods: Sequence[str], *, rounds: int) -> list[dict[str, Any]]:

@@ -135,7 +135,7 @@ def show(result: Result, output: Output) -> None:
                 row += [f"{judged.iqr / 1e6:.3f}", judged.n]
             rows.append(row)
         output.table(
-            ["arm", *titles, *spread],
+            ["method", *titles, *spread],
             rows,
             title=result.subject(name).title,
             right=[*titles, *spread],
