@@ -12,7 +12,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -30,10 +30,10 @@ from mmformat.errors import (
 )
 from mmformat.model.limits import Limits
 from mmformat.net.metrics import watch
-from mmformat.net.remote_handle import RemoteHandle, Ticket
+from mmformat.net.remote_handle import RemoteHandle, Ticket, check_location
 from mmformat.net.tls import TLS, check_token, is_loopback, split
 from mmformat.net.transfer import Connections, Transfer
-from mmformat.net.wire import ACK, HOLD
+from mmformat.net.wire import ACK, FIND, HOLD
 from mmformat.shm import Handle
 
 __all__ = ["Mirror", "MirrorStats"]
@@ -277,6 +277,31 @@ class Mirror:
                 f"rank must be 0 to {self._transport.ranks - 1}, got {rank}", code="reader"
             )
         return self._fetch(wanted, rank, time.monotonic() + timeout_s, progress)
+
+    def find(self, location: str, key: bytes, *, timeout_s: float = 5.0) -> RemoteHandle | None:
+        """Ask a publisher what it keeps under a key; see :meth:`Publisher.keep`.
+
+        Parameters
+        ----------
+        location : str
+            The publisher's: ``grpc+tls://host:port``.
+        key : bytes
+            32 bytes.
+        timeout_s : float
+            How long it may take to answer.
+
+        Raises
+        ------
+        TransportError
+            With code ``net-unreachable``, ``net-refused``, ``net-protocol`` or ``net-insecure``.
+        """
+        self._check_allowed(check_location(location))
+        answer = self._connections.act(location, FIND, key, timeout_s=timeout_s)
+        if not answer:
+            return None
+        found = RemoteHandle.from_bytes(answer)
+        # It may call itself otherwise; what we asked is what we reached.
+        return replace(found, location=location)
 
     async def fetch_async(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 import weakref
@@ -18,7 +19,7 @@ from blake3 import blake3
 
 from mmformat.arena import Arena
 from mmformat.arena.arguments import check_count, check_timeout
-from mmformat.errors import MMFormatError, TransportError
+from mmformat.errors import ArenaFullError, MMFormatError, TransportError
 from mmformat.model.item import MultimodalInputs
 from mmformat.model.message import EncodedMessage
 from mmformat.net.leases import LeaseTable, Publication
@@ -28,6 +29,7 @@ from mmformat.net.tls import TLS, check_exposed, check_token, server_middleware,
 from mmformat.net.wire import (
     ACK,
     ECHO,
+    FIND,
     HOLD,
     MAX_ECHO_NBYTES,
     SCHEMA,
@@ -47,6 +49,7 @@ _RESUME_S: Final = 5.0
 _TICK_S: Final = 0.25
 _KNOWN_DIGESTS: Final = 4096
 _SHUTDOWN_S: Final = 5.0
+_FOR_EVER: Final = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +60,10 @@ class PublisherStats:
     ----------
     published, published_nbytes, leases, streams : int
         Messages announced and not yet ended, their bytes, open leases, and streams being sent.
-    sent_nbytes, acknowledged, expired, expired_leases, broken_streams, refused : int
+    sent_nbytes, acknowledged, expired, expired_leases, broken_streams, refused, evicted : int
         Bytes of messages given to Flight; acknowledgements; messages whose time was over; leases
-        without a sign of life; streams that ended early; requests that found it busy.
+        without a sign of life; streams that ended early; requests that found it busy; kept
+        messages given up for room.
     """
 
     published: int
@@ -72,6 +76,7 @@ class PublisherStats:
     expired_leases: int
     broken_streams: int
     refused: int
+    evicted: int
 
 
 class Publisher:
@@ -157,6 +162,7 @@ class Publisher:
         self._ttl_s = ttl_s
         self._leases = LeaseTable(lease_s=lease_s)
         self._digests: OrderedDict[bytes, bytes] = OrderedDict()
+        self._kept: OrderedDict[bytes, RemoteHandle] = OrderedDict()
         self._mutex = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._max_streams = max_streams
@@ -281,6 +287,69 @@ class Publisher:
             self._arena.revoke(handle)
             raise
 
+    def keep(
+        self, key: bytes, inputs: MultimodalInputs | EncodedMessage, *, timeout_s: float = 0.0
+    ) -> RemoteHandle:
+        """Publish inputs under a key until their room is needed, and return the handle.
+
+        Any number of hosts find them by the key, as often as they like: :meth:`Mirror.find`. When
+        the arena is full, what was asked for least recently goes.
+
+        Parameters
+        ----------
+        key : bytes
+            32 bytes, as a digest of what the content is known by elsewhere.
+        inputs, timeout_s
+            As for :meth:`publish`.
+
+        Raises
+        ------
+        ArenaFullError
+            When there is no room even without anything kept, in time.
+        EncodeError, TransportError
+            As :meth:`publish`.
+        """
+        _check_key(key)
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            with self._mutex:
+                known = self._kept.get(key)
+            if known is not None:
+                return known
+            try:
+                made = self.publish(inputs, hosts=_FOR_EVER, ttl_s=math.inf)
+            except ArenaFullError as error:
+                if error.code == "arena-too-small":
+                    raise
+                with self._mutex:
+                    oldest = self._kept.popitem(last=False)[1] if self._kept else None
+                    self._counts["evicted"] += oldest is not None
+                if oldest is not None:
+                    self.withdraw(oldest)
+                elif time.monotonic() >= deadline_s:
+                    raise
+                else:
+                    time.sleep(0.001)
+                continue
+            with self._mutex:
+                self._kept[key] = made
+            return made
+
+    def find(self, key: bytes) -> RemoteHandle | None:
+        """Return what is kept under a key, which is then the most recently asked for.
+
+        Raises
+        ------
+        TransportError
+            With code ``net-argument`` when it is no key.
+        """
+        _check_key(key)
+        with self._mutex:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+            return found
+
     def withdraw(self, remote: RemoteHandle | bytes) -> bool:
         """End a publication: later fetches find it stale. Return whether there was one."""
         return self._leases.withdraw(RemoteHandle.of(remote).key)
@@ -309,6 +378,7 @@ class Publisher:
             expired_leases=leases.expired_leases,
             broken_streams=counts["broken_streams"],
             refused=counts["refused"],
+            evicted=counts["evicted"],
         )
 
     def close(self) -> None:
@@ -392,6 +462,9 @@ class Publisher:
         if kind == STATS:
             stats = self.stats()
             return f"{stats.published} {stats.leases} {stats.sent_nbytes}".encode()
+        if kind == FIND:
+            found = self.find(bytes(body[:33]))
+            return b"" if found is None else bytes(found)
         if kind not in (ACK, HOLD):
             raise TransportError("there is no such action", code="net-ticket")
         asked = Ticket.from_bytes(body)
@@ -400,6 +473,11 @@ class Publisher:
         else:
             self._leases.lease(asked.key, asked.mirror)
         return b""
+
+
+def _check_key(key: object) -> None:
+    if not isinstance(key, bytes) or len(key) != 32:
+        raise TransportError("a key must be 32 bytes", code="net-argument")
 
 
 def _bracketed(host: str) -> str:

@@ -15,6 +15,7 @@ from mmformat.net.remote_handle import CHUNK_NBYTES
 __all__ = [
     "ACK",
     "ECHO",
+    "FIND",
     "HOLD",
     "SCHEMA",
     "STATS",
@@ -31,8 +32,9 @@ __all__ = [
 SCHEMA: Final = pa.schema([pa.field("bytes", pa.large_binary(), nullable=False)])
 """A chunk is a record batch of one row, so that any Flight client can read a message."""
 
-ACK, HOLD, ECHO, STATS = "mmformat.ack", "mmformat.hold", "mmformat.echo", "mmformat.stats"
-"""Actions: I have it; I will come for it; send this back; what have you done."""
+ACK, HOLD, FIND = "mmformat.ack", "mmformat.hold", "mmformat.find"
+ECHO, STATS = "mmformat.echo", "mmformat.stats"
+"""Actions: I have it; I will come for it; what has this key; send this back; what did you do."""
 
 MAX_ECHO_NBYTES: Final = 2**16
 MAX_PROBE_NBYTES: Final = 2**30
