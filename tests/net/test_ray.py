@@ -75,7 +75,7 @@ def test_two_nodes_of_two_actors_see_the_same_and_write_alone(cluster: Any) -> N
     class Rank:
         def look(self, got: mm.MultimodalInputs) -> tuple[str, str, int]:
             feature = got.items[0].feature
-            seen = blake3(feature.numpy().data).hexdigest()
+            seen = blake3(feature.numpy().tobytes()).hexdigest()
             at, place = feature.data_ptr(), ""
             with Path("/proc/self/maps").open() as lines:
                 for line in lines:
@@ -94,7 +94,7 @@ def test_two_nodes_of_two_actors_see_the_same_and_write_alone(cluster: Any) -> N
     ranks = [remote.options(num_cpus=1, resources={f"node{n % 2}": 1}).remote() for n in range(4)]
     sent = inputs()
     reference = ray.put(sent)
-    expected = blake3(sent.items[0].feature.numpy().data).hexdigest()
+    expected = blake3(sent.items[0].feature.numpy().tobytes()).hexdigest()
     for _ in range(2):  # what one wrote, nobody sees the second time either
         said = ray.get([rank.look.remote(reference) for rank in ranks])
         assert {seen for seen, _, _ in said} == {expected}
