@@ -144,7 +144,9 @@ def _bytes_of_scalar(value: np.generic) -> bytes:
     return bytes([bool(value)]) if value.dtype == bool else value.tobytes()
 
 
-def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str, Any]:
+def join(
+    text: str, restore: Restore, *, limits: Limits, path: str, makes_scalars: bool = True
+) -> dict[str, Any]:
     """Return the values that :func:`split` took apart.
 
     Parameters
@@ -157,6 +159,8 @@ def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str,
         ``attributes_nbytes`` and ``attributes_depth`` are enforced.
     path : str
         Where the row stands, for errors.
+    makes_scalars : bool, default True
+        Make numpy scalars; otherwise they are only checked, which needs no ml_dtypes.
 
     Raises
     ------
@@ -174,7 +178,7 @@ def join(text: str, restore: Restore, *, limits: Limits, path: str) -> dict[str,
         raise DecodeError(f"expected JSON, got: {error}", path=path, code="attributes") from error
     if type(tree) is not dict:
         raise DecodeError("expected a JSON object", path=path, code="attributes")
-    joiner = _Joiner(restore, limits, path)
+    joiner = _Joiner(restore, limits, path, makes_scalars)
     try:
         return {key: joiner.value(value, 1) for key, value in tree.items()}
     except RecursionError as error:
@@ -234,9 +238,10 @@ def parsed(text: str) -> Any:
 
 
 class _Joiner:
-    __slots__ = ("limits", "path", "restore")
+    __slots__ = ("limits", "makes_scalars", "path", "restore")
 
-    def __init__(self, restore: Restore, limits: Limits, path: str) -> None:
+    def __init__(self, restore: Restore, limits: Limits, path: str, makes_scalars: bool) -> None:
+        self.makes_scalars = makes_scalars
         self.restore = restore
         self.limits = limits
         self.path = path
@@ -281,7 +286,7 @@ class _Joiner:
                 made = base64.b64decode(content, validate=True)
                 return made if tag == "$bytes" else bytearray(made)
             if tag == "$scalar" and type(content) is list and len(content) == 2:
-                return _scalar(*content)
+                return _scalar(*content, is_made=self.makes_scalars)
         except (ValueError, TypeError) as error:
             raise self._bad(f"a value of {tag}, got: {error}") from error
         raise self._bad(f"a tag of version 1, got {tag!r} with a {type(content).__name__}")
@@ -323,14 +328,14 @@ def exact_int(text: str) -> int:
     return int(text)
 
 
-def _scalar(name: str, text: str) -> np.generic:
-    from mmformat.model.tensors import numpy_dtype
+def _scalar(name: str, text: str, *, is_made: bool) -> Any:
+    from mmformat.model.tensors import ITEMSIZE, numpy_dtype
 
     data = base64.b64decode(text, validate=True)
-    dtype = numpy_dtype(name)
-    if len(data) != dtype.itemsize:
-        raise ValueError(f"expected {dtype.itemsize} bytes")
+    if type(name) is not str or name not in ITEMSIZE:
+        raise ValueError(f"{name!r:.40} is no dtype of the wire")
+    if len(data) != ITEMSIZE[name]:
+        raise ValueError(f"expected {ITEMSIZE[name]} bytes")
     if name == "bool" and data not in (b"\0", b"\1"):
         raise ValueError("expected the byte 0 or 1")
-    made: np.generic = np.frombuffer(data, dtype)[0]
-    return made
+    return np.frombuffer(data, numpy_dtype(name))[0] if is_made else (name, data)

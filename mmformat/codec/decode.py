@@ -205,9 +205,12 @@ def _has_fields(row: Row) -> bool:
 class RowReader:
     """Check rows and make their values; the tensors are made by ``make``."""
 
-    __slots__ = ("expanded_nbytes", "expands", "limits", "make")
+    __slots__ = ("expanded_nbytes", "expands", "limits", "make", "makes_scalars")
 
-    def __init__(self, limits: Limits, make: Make, *, expands: bool = True) -> None:
+    def __init__(
+        self, limits: Limits, make: Make, *, expands: bool = True, makes_scalars: bool = True
+    ) -> None:
+        self.makes_scalars = makes_scalars
         self.limits = limits
         self.make = make
         self.expands = expands
@@ -271,7 +274,13 @@ class RowReader:
 
         if row.attributes is None:
             raise DecodeError("expected attributes", path=path, code="attributes")
-        values = join(row.attributes, restore, limits=self.limits, path=path)
+        values = join(
+            row.attributes,
+            restore,
+            limits=self.limits,
+            path=path,
+            makes_scalars=self.makes_scalars,
+        )
         if entries:
             raise IntegrityError(
                 f"expected attributes that use every tensor, {next(iter(entries))!r} is left",

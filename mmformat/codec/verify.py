@@ -258,7 +258,7 @@ def _row_findings(row: Row, path: str, limits: Limits) -> Iterator[Finding]:
         made.append((entry, path))
         return (entry.name,)  # hashable, so that it may be a key
 
-    reader = RowReader(limits, make)
+    reader = RowReader(limits, make, makes_scalars=False)
     try:
         if row.modality == REQUEST:
             reader.values(row, path, ("request_data",))

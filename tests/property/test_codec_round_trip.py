@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +15,7 @@ from mmformat.codec import decode, encode
 from mmformat.codec.describe import describe
 from mmformat.codec.verify import verify
 from mmformat.model import Compression, MultimodalInputs
+from mmformat.model.tensors import ITEMSIZE, numpy_dtype, torch_dtype
 from mmformat.testing import assert_inputs_equal
 from mmformat.testing.strategies import inputs
 
@@ -82,3 +86,54 @@ def test_round_trip_through_a_file(sent: MultimodalInputs) -> None:
         path = Path(folder) / "x.arrows"
         encode(sent).save(path)
         assert_inputs_equal(decode(path), sent)
+
+
+@st.composite
+def odd_memory(draw: st.DrawFn) -> Any:
+    """Draw a view with any strides over any bytes, of every dtype and both libraries."""
+    dtype = draw(st.sampled_from(sorted(ITEMSIZE)))
+    shape = draw(st.lists(st.integers(0, 6), min_size=1, max_size=3))
+    itemsize = ITEMSIZE[dtype]
+    start = draw(st.integers(0, 7)) * itemsize
+    raw = np.random.default_rng(draw(st.integers(0, 2**32))).bytes(2000 * itemsize + start)
+    elements = np.frombuffer(raw, np.uint8)[start:].copy()
+    axes = draw(st.permutations(range(len(shape))))
+    steps = [draw(st.integers(1, 2)) for _ in shape]
+    count = int(np.prod([n * step for n, step in zip(shape, steps, strict=True)]))
+    index = tuple([slice(None, n * step, step) for n, step in zip(shape, steps, strict=True)])
+    wide = [n * step for n, step in zip(shape, steps, strict=True)]
+    if draw(st.booleans()):
+        tensor = torch.from_numpy(elements).view(torch_dtype(dtype))[:count].view(wide)[index]
+        if tensor.is_complex() and draw(st.booleans()):
+            tensor = tensor.conj()
+        return tensor.permute(tuple(axes))
+    array = elements.view(numpy_dtype(dtype))[:count].reshape(wide)[index].transpose(axes)
+    return array[::-1] if draw(st.booleans()) else array
+
+
+@settings(max_examples=300)
+@given(st.lists(odd_memory(), min_size=1, max_size=3), compressions)
+def test_whatever_encode_writes_verify_accepts(
+    tensors: list[Any], compression: Compression | None
+) -> None:
+    """Clauses: T-8. Every dtype, also bool over bytes other than 0 and 1; by plan and without."""
+    sent = MultimodalInputs(request_data={"tensors": tensors})
+    once = bytes(encode(sent, compression))
+    assert verify(once) == []
+    for _ in range(3):
+        message = encode(sent, compression)
+        target = bytearray(message.nbytes)
+        message.write_into(memoryview(target))
+        assert target == once
+    for found, value in zip(decode(once).request_data["tensors"], tensors, strict=True):
+        assert tuple(found.shape) == tuple(value.shape)
+        assert _bits(found) == _bits(value)
+
+
+def _bits(value: Any) -> bytes:
+    if isinstance(value, torch.Tensor):
+        flat = value.resolve_conj().resolve_neg().contiguous().view(-1)
+        raw = flat.view(torch.uint8).numpy()
+        return bytes(raw != 0) if value.dtype == torch.bool else bytes(raw)
+    value = np.ascontiguousarray(value)
+    return value.tobytes() if value.dtype != bool else bytes(value.view(np.uint8).ravel() != 0)

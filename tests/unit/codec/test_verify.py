@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +155,32 @@ def test_what_cannot_be_opened_is_no_finding(tmp_path: Path) -> None:
         with pytest.raises(DecodeError) as caught:
             verify(source)
         assert caught.value.code == "source"
+
+
+_BASE = """
+import sys
+
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "ml_dtypes", "PIL", "av", "rich", "soundfile"):
+            raise ModuleNotFoundError(name, name=name)
+
+
+sys.meta_path.insert(0, Absent())
+from mmformat.codec.verify import verify
+from mmformat.model import Limits
+from mmformat.testing import golden_vectors
+
+for vector in golden_vectors():
+    found = verify(vector.path, limits=Limits(**vector.limits))
+    assert bool(found) == (vector.kind != "valid"), (vector.name, found)
+"""
+
+
+def test_a_base_install_verifies_every_vector() -> None:
+    """Without torch and ml_dtypes; scalars of bfloat16 and float8 are checked, not made."""
+    done = subprocess.run(
+        [sys.executable, "-c", _BASE], capture_output=True, text=True, check=False, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
