@@ -349,7 +349,7 @@ def drop_in(
     kind = type(
         original.__name__, (original,), {_METHOD: faster, "__module__": original.__module__}
     )
-    made = kind.__new__(kind)
+    made: Any = object.__new__(kind)
     made.__dict__.update(processor.__dict__)
     return made
 
@@ -413,6 +413,8 @@ def _faster(original: Callable[..., Any], options: Mapping[str, Any]) -> Callabl
             made = [ours(image) for image in images]
         except MMFormatError:
             return original(self, images, *args, **kwargs)  # raises as it always did
+        if kwargs.get("do_pad") and len({each.feature.shape[2:] for each in made}) > 1:
+            return original(self, images, *args, **kwargs)  # images padded to one size
         return _batch(self, made, kwargs)
 
     setattr(preprocess, _ORIGINAL, original)
@@ -436,7 +438,7 @@ def _processor_of(theirs: Any, kwargs: Mapping[str, Any], options: Mapping[str, 
     ):
         return None
     name = type(theirs).__name__.removesuffix("Pil")
-    pads = name in ("LlavaImageProcessor", "LlavaNextImageProcessor")
+    pads = name in ("LlavaImageProcessor", "LlavaNextImageProcessor", "PixtralImageProcessor")
     if name not in KNOWN_PROCESSORS or (kwargs.get("do_pad") and not pads):
         return None
     values: dict[str, Any] = {"image_processor_type": name}
@@ -462,7 +464,7 @@ def _batch(theirs: Any, made: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     data: dict[str, Any] = {
         name: np.concatenate([each.model_specific_data[name] for each in made]) for name in names
     }
-    is_tiled = "image_sizes" in data
+    is_tiled = len(features[0].shape) == 5
     if is_tiled and kwargs.get("do_pad") and len({each.shape[1] for each in features}) > 1:
         features = _padded(features)
     if isinstance(features[0], DictionaryTensor):
@@ -471,7 +473,7 @@ def _batch(theirs: Any, made: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         batch["pixel_values"] = pixels
         return batch
     if tensor_type is None and "image_grid_thw" not in data:
-        tiles = "num_patches" in data
+        tiles = "num_patches" in data or "num_crops" in data
         pixels = [_like(theirs, one) for each in features for one in (each if tiles else each[:1])]
     elif len({each.shape[1:] for each in features}) > 1:
         pixels = [_like(theirs, each[0]) for each in features]  # transformers says what is wrong

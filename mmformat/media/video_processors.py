@@ -27,6 +27,7 @@ from mmformat.media.image.pixels import (
     Pixels,
     TorchPixels,
     smart_resize,
+    smart_resize_video,
 )
 from mmformat.media.image.processor import CodesLayout, ImagePlan
 from mmformat.media.video import Video
@@ -383,7 +384,6 @@ def _check_type(name: str, values: Mapping[str, Any]) -> None:
         raise MaterializeError("do_resize must be true for videos", path="$.do_resize")
 
 
-MAX_ASPECT_RATIO: Final = 200
 UNKNOWN_FPS: Final = 24.0
 """What transformers takes for the frames a second of a video that does not say."""
 
@@ -457,7 +457,7 @@ class Qwen3VLVideoProcessor(QwenVLVideoProcessor):
             bound = self.max_video_tokens * factor * factor
             share = max(min(bound, max_pixels // frames), int(self.min_pixels * 1.05))
             max_pixels = share * frames
-        return _smart_resize_video(
+        return smart_resize_video(
             frames,
             video.height,
             video.width,
@@ -466,40 +466,3 @@ class Qwen3VLVideoProcessor(QwenVLVideoProcessor):
             min_pixels=self.min_pixels,
             max_pixels=max_pixels,
         )
-
-
-def _smart_resize_video(
-    frames: int,
-    height: int,
-    width: int,
-    *,
-    temporal_factor: int,
-    factor: int,
-    min_pixels: int,
-    max_pixels: int,
-) -> tuple[int, int]:
-    # transformers 5.23.0, models.qwen3_vl.video_processing_qwen3_vl.smart_resize
-    if frames < temporal_factor:
-        raise MaterializeError(
-            f"expected {temporal_factor} frames or more, got {frames}", code="too-few-frames"
-        )
-    if height < factor or width < factor:
-        scale = max(factor / height, factor / width)
-        height, width = int(height * scale), int(width * scale)
-    if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
-        raise MaterializeError(
-            f"expected an aspect ratio of at most {MAX_ASPECT_RATIO}, got {height} x {width}",
-            path="$.size",
-        )
-    to_height = round(height / factor) * factor
-    to_width = round(width / factor) * factor
-    spans = round(frames / temporal_factor) * temporal_factor
-    if spans * to_height * to_width > max_pixels:
-        beta = math.sqrt((frames * height * width) / max_pixels)
-        to_height = max(factor, math.floor(height / beta / factor) * factor)
-        to_width = max(factor, math.floor(width / beta / factor) * factor)
-    elif spans * to_height * to_width < min_pixels:
-        beta = math.sqrt(min_pixels / (frames * height * width))
-        to_height = math.ceil(height * beta / factor) * factor
-        to_width = math.ceil(width * beta / factor) * factor
-    return to_height, to_width

@@ -33,6 +33,12 @@ FAMILIES = {
     "llava.LlavaImageProcessor": {"do_pad": True},
     "llava_next.LlavaNextImageProcessor": {},
     "got_ocr2.GotOcr2ImageProcessor": {"crop_to_patches": True, "max_patches": 6},
+    "glm4v.Glm4vImageProcessor": {"size": {"shortest_edge": 12544, "longest_edge": 627200}},
+    "pixtral.PixtralImageProcessor": {},
+    "gemma3.Gemma3ImageProcessor": {},
+    "llava_onevision.LlavaOnevisionImageProcessor": {
+        "image_grid_pinpoints": [[384, 384], [768, 384], [384, 768]]
+    },
 }
 ALL_OPTIONS: dict[str, dict[str, Any]] = {
     **{f"resample-{number}": {"resample": number} for number in range(6)},
@@ -74,6 +80,28 @@ FAMILY_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
         "one-patch": {"max_patches": 1},
         "one-patch-no-resize": {"max_patches": 1, "do_resize": False},
         "many-patches": {"min_patches": 4, "max_patches": 9},
+    },
+    "glm4v.Glm4vImageProcessor": {
+        "patch-16": {"patch_size": 16},
+        "merge-1": {"merge_size": 1},
+        "time-3": {"temporal_patch_size": 3},
+    },
+    "pixtral.PixtralImageProcessor": {
+        "patch": {"patch_size": {"height": 14, "width": 28}},
+        "small": {"size": {"longest_edge": 100}},
+        "two-edges": {"size": {"height": 90, "width": 300}},
+    },
+    "gemma3.Gemma3ImageProcessor": {
+        "pan-and-scan": {
+            "do_pan_and_scan": True,
+            "pan_and_scan_min_crop_size": 40,
+            "pan_and_scan_max_num_crops": 3,
+            "pan_and_scan_min_ratio_to_activate": 1.1,
+        },
+        "size": {"size": {"height": 50, "width": 75}},
+    },
+    "llava_onevision.LlavaOnevisionImageProcessor": {
+        "size": {"size": {"height": 128, "width": 128}}
     },
 }
 CASES = [

@@ -7,6 +7,7 @@ require("PIL.Image", extra="media")  # the error names the extra when Pillow is 
 from mmformat.media.image.fixed_size import (  # noqa: E402
     FixedSizeImageProcessor,
     LlavaImageProcessor,
+    PixtralImageProcessor,
 )
 from mmformat.media.image.normalization import Normalization  # noqa: E402
 from mmformat.media.image.pixels import (  # noqa: E402
@@ -23,9 +24,14 @@ from mmformat.media.image.processor import (  # noqa: E402
     PixelProcessor,
     ProcessedImage,
 )
-from mmformat.media.image.qwen_vl import QwenVLImageProcessor  # noqa: E402
+from mmformat.media.image.qwen_vl import (  # noqa: E402
+    GlmVImageProcessor,
+    QwenVLImageProcessor,
+)
 from mmformat.media.image.tiles import (  # noqa: E402
+    Gemma3ImageProcessor,
     LlavaNextImageProcessor,
+    LlavaOnevisionImageProcessor,
     TilesImageProcessor,
 )
 
@@ -35,13 +41,17 @@ __all__ = [
     "Encoding",
     "FixedSizeImageProcessor",
     "FloatDtype",
+    "Gemma3ImageProcessor",
+    "GlmVImageProcessor",
     "ImageLike",
     "ImagePlan",
     "ImageProcessor",
     "LlavaImageProcessor",
     "LlavaNextImageProcessor",
+    "LlavaOnevisionImageProcessor",
     "Normalization",
     "PixelProcessor",
+    "PixtralImageProcessor",
     "ProcessedImage",
     "QwenVLImageProcessor",
     "SixteenBit",

@@ -1,7 +1,8 @@
-"""The CLIP family (CLIP, SigLIP, LLaVA): resize, crop the center, normalize."""
+"""The CLIP family (CLIP, SigLIP, LLaVA, Pixtral): resize, crop the center, normalize."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -20,10 +21,7 @@ from mmformat.media.image.normalization import (
 from mmformat.media.image.pixels import MAX_RESIZED_PIXELS, Pixels, check_size, output_size
 from mmformat.media.image.processor import CodesLayout, PixelProcessor
 
-__all__ = [
-    "FixedSizeImageProcessor",
-    "LlavaImageProcessor",
-]
+__all__ = ["FixedSizeImageProcessor", "LlavaImageProcessor", "PixtralImageProcessor"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,3 +230,80 @@ def _pad_to_square(pixels: Pixels, color: tuple[int, int, int]) -> Pixels:
             path="$.do_convert_rgb",
         )
     return pixels.pad((edge - height) // 2, (edge - width) // 2, edge, edge, color=color)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PixtralImageProcessor(PixelProcessor):
+    """Resize an image to whole patches, for Pixtral and Mistral 3.
+
+    ``pixel_values`` are (1, channels, height, width), and ``image_sizes`` int64 (1, 2).
+
+    Parameters
+    ----------
+    max_size : (int, int)
+        The largest height and width; a smaller image is not enlarged beyond whole patches.
+    patch_size : (int, int)
+        Height and width of a patch.
+    do_resize : bool
+        Whether to resize.
+    normalization, resample, do_convert_rgb, backend, sixteen_bit
+        As for :class:`PixelProcessor`.
+
+    References
+    ----------
+    transformers 5.23.0, ``PixtralImageProcessor`` and ``PixtralImageProcessorPil``, bit for bit.
+
+    Examples
+    --------
+    >>> processed = PixtralImageProcessor()(np.zeros((300, 400, 3), np.uint8))
+    >>> processed.feature.shape, processed.model_specific_data["image_sizes"].tolist()
+    ((1, 3, 304, 400), [[304, 400]])
+    """
+
+    max_size: tuple[int, int] = (1024, 1024)
+    patch_size: tuple[int, int] = (16, 16)
+    do_resize: bool = True
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Return the processor of a ``preprocessor_config.json``'s values.
+
+        Raises
+        ------
+        MaterializeError
+            When a value is invalid, or asks for a center crop, which is not done.
+        """
+        settings = Settings(values)
+        if settings.flag("do_center_crop", False):
+            raise MaterializeError("do_center_crop is not supported", path="$.do_center_crop")
+        size = settings.size("size", {"longest_edge": 1024})
+        longest = size.get("longest_edge")
+        return cls(
+            max_size=(longest, longest) if longest else _height_width(size),
+            patch_size=_height_width(settings.size("patch_size", {"height": 16, "width": 16})),
+            do_resize=settings.flag("do_resize", True),
+            **settings.pixels(mean=CLIP_MEAN, std=CLIP_STD),
+        )
+
+    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
+        """Return (1, channels, height, width) and ``image_sizes`` (1, 2)."""
+        if self.do_resize:
+            of = height, width
+            height, width = self._resized(height, width)
+            check_size(height, width, of=of)
+        return CodesLayout(
+            codes=(1, channels, height, width),
+            axis=1,
+            model_specific_data={"image_sizes": np.array([[height, width]], dtype=np.int64)},
+        )
+
+    def write(self, pixels: Pixels, codes: npt.NDArray[np.uint8]) -> None:
+        """Write the resized image."""
+        pixels.resize(*codes.shape[2:], resample=self.resample).write(codes[0])
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        ratio = max(height / self.max_size[0], width / self.max_size[1])
+        if ratio > 1:
+            height, width = math.floor(height / ratio), math.floor(width / ratio)
+        rows, columns = self.patch_size
+        return ((height - 1) // rows + 1) * rows, ((width - 1) // columns + 1) * columns

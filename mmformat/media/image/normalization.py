@@ -252,11 +252,17 @@ class Settings:
             square = self.flag("default_to_square", default_to_square)
         return size_mapping(value, default_to_square=square, path=f"$.{name}")
 
-    def pixels(self, *, mean: tuple[float, ...], std: tuple[float, ...]) -> PixelSettings:
+    def pixels(
+        self,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        resample: int = Image.Resampling.BICUBIC,
+    ) -> PixelSettings:
         """Return the configuration that every image processor has."""
         return PixelSettings(
             normalization=self.normalization(mean=mean, std=std),
-            resample=self.resample(Image.Resampling.BICUBIC),
+            resample=self.resample(resample),
             do_convert_rgb=self.flag("do_convert_rgb", True),
             backend=self._values.get(BACKEND_KEY, "auto"),
             sixteen_bit=self._values.get(SIXTEEN_BIT_KEY, "clip"),

@@ -36,6 +36,7 @@ __all__ = [
     "resolve_backend",
     "size_mapping",
     "smart_resize",
+    "smart_resize_video",
 ]
 
 Encoding: TypeAlias = Literal["dictionary", "plain"]
@@ -591,3 +592,55 @@ def _bounded_edges(height: int, width: int, shortest: int, longest: int) -> tupl
     if width < height:
         return int(raw * height / width), shortest
     return shortest, int(raw * width / height)
+
+
+def smart_resize_video(
+    frames: int,
+    height: int,
+    width: int,
+    *,
+    temporal_factor: int,
+    factor: int,
+    min_pixels: int,
+    max_pixels: int,
+) -> tuple[int, int]:
+    """Return the size of frames nearest to theirs whose edges are multiples of ``factor``.
+
+    Parameters
+    ----------
+    min_pixels, max_pixels : int
+        Bounds on the pixels of all frames together.
+
+    Raises
+    ------
+    MaterializeError
+        When one edge is more than 200 times the other, or there are too few frames.
+
+    References
+    ----------
+    transformers 5.23.0, ``smart_resize`` of ``models.qwen3_vl`` and ``models.glm4v``.
+    """
+    if frames < temporal_factor:
+        raise MaterializeError(
+            f"expected {temporal_factor} frames or more, got {frames}", code="too-few-frames"
+        )
+    if height < factor or width < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    if max(height, width) / min(height, width) > MAX_ASPECT_RATIO:
+        raise MaterializeError(
+            f"expected an aspect ratio of at most {MAX_ASPECT_RATIO}, got {height} x {width}",
+            path="$.size",
+        )
+    to_height = round(height / factor) * factor
+    to_width = round(width / factor) * factor
+    spans = round(frames / temporal_factor) * temporal_factor
+    if spans * to_height * to_width > max_pixels:
+        beta = math.sqrt((frames * height * width) / max_pixels)
+        to_height = max(factor, math.floor(height / beta / factor) * factor)
+        to_width = max(factor, math.floor(width / beta / factor) * factor)
+    elif spans * to_height * to_width < min_pixels:
+        beta = math.sqrt(min_pixels / (frames * height * width))
+        to_height = math.ceil(height * beta / factor) * factor
+        to_width = math.ceil(width * beta / factor) * factor
+    return to_height, to_width

@@ -1,20 +1,20 @@
-"""The Qwen2-VL family: smart resizing, and patches with every still repeated along time."""
+"""The families of Qwen2-VL and GLM-4V: smart resizing, and patches with each still repeated."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from mmformat.errors import MaterializeError
 from mmformat.media.image.normalization import CLIP_MEAN, CLIP_STD, Settings
-from mmformat.media.image.pixels import Pixels, check_size, smart_resize
+from mmformat.media.image.pixels import Pixels, check_size, smart_resize, smart_resize_video
 from mmformat.media.image.processor import CodesLayout, PixelProcessor
 
-__all__ = ["QwenVLImageProcessor"]
+__all__ = ["GlmVImageProcessor", "QwenVLImageProcessor"]
 
 STRIP: Final = 98_304
 """Pixels cut at once: on 4K, whole planes take twice the time (46 ms against 22)."""
@@ -53,6 +53,8 @@ class QwenVLImageProcessor(PixelProcessor):
     ((8, 1176), [[1, 2, 4]])
     """
 
+    _pixels: ClassVar[tuple[int, int]] = (56 * 56, 28 * 28 * 1280)
+
     min_pixels: int = 56 * 56
     max_pixels: int = 28 * 28 * 1280
     patch_size: int = 14
@@ -61,7 +63,7 @@ class QwenVLImageProcessor(PixelProcessor):
     do_resize: bool = True
 
     @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> QwenVLImageProcessor:
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
         """Return the processor of a ``preprocessor_config.json``'s values.
 
         Raises
@@ -71,12 +73,13 @@ class QwenVLImageProcessor(PixelProcessor):
         """
         settings = Settings(values)
         size = settings.mapping("size")
+        least, most = cls._pixels
         return cls(
             min_pixels=settings.integer(
-                "min_pixels", size.get("shortest_edge", size.get("min_pixels", 56 * 56))
+                "min_pixels", size.get("shortest_edge", size.get("min_pixels", least))
             ),
             max_pixels=settings.integer(
-                "max_pixels", size.get("longest_edge", size.get("max_pixels", 28 * 28 * 1280))
+                "max_pixels", size.get("longest_edge", size.get("max_pixels", most))
             ),
             patch_size=settings.integer("patch_size", 14),
             temporal_patch_size=settings.integer("temporal_patch_size", 2),
@@ -123,6 +126,50 @@ class QwenVLImageProcessor(PixelProcessor):
         return smart_resize(
             height,
             width,
+            factor=self.patch_size * self.merge_size,
+            min_pixels=self.min_pixels,
+            max_pixels=self.max_pixels,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlmVImageProcessor(QwenVLImageProcessor):
+    """Cut an image into the patches of GLM-4.1V and GLM-4.6V.
+
+    ``pixel_values`` are (patches, values), and ``image_grid_thw`` int64 (1, 3).
+
+    Parameters
+    ----------
+    min_pixels, max_pixels : int
+        Bounds on the pixels after resizing, of a still and its repetitions together.
+    patch_size, temporal_patch_size, merge_size, do_resize
+        As for :class:`QwenVLImageProcessor`.
+    normalization, resample, do_convert_rgb, backend, sixteen_bit
+        As for :class:`PixelProcessor`.
+
+    References
+    ----------
+    transformers 5.23.0, ``Glm4vImageProcessor``, ``Glm46VImageProcessor`` and their ``Pil``
+    classes, bit for bit.
+
+    Examples
+    --------
+    >>> processed = GlmVImageProcessor()(np.zeros((300, 400, 3), np.uint8))
+    >>> processed.model_specific_data["image_grid_thw"].tolist()
+    [[1, 22, 28]]
+    """
+
+    _pixels: ClassVar[tuple[int, int]] = (112 * 112, 28 * 28 * 15000)
+
+    min_pixels: int = 112 * 112
+    max_pixels: int = 28 * 28 * 15000
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        return smart_resize_video(
+            self.temporal_patch_size,
+            height,
+            width,
+            temporal_factor=self.temporal_patch_size,
             factor=self.patch_size * self.merge_size,
             min_pixels=self.min_pixels,
             max_pixels=self.max_pixels,

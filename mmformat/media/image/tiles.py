@@ -1,4 +1,4 @@
-"""Tiled images: LLaVA-NeXT's best resolution, and the tile grid of InternVL and GOT-OCR 2."""
+"""Tiled images: LLaVA-NeXT, LLaVA-OneVision, Gemma 3, InternVL and GOT-OCR 2."""
 
 from __future__ import annotations
 
@@ -9,20 +9,33 @@ from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from mmformat.errors import MaterializeError
 from mmformat.media.image.fixed_size import FixedSizeImageProcessor
-from mmformat.media.image.normalization import CLIP_MEAN, CLIP_STD, Settings
+from mmformat.media.image.normalization import (
+    CLIP_MEAN,
+    CLIP_STD,
+    STANDARD_MEAN,
+    STANDARD_STD,
+    Normalization,
+    Settings,
+)
 from mmformat.media.image.pixels import Pixels, check_size, output_size
 from mmformat.media.image.processor import CodesLayout, PixelProcessor
 
 __all__ = [
+    "Gemma3ImageProcessor",
     "LlavaNextImageProcessor",
+    "LlavaOnevisionImageProcessor",
     "TilesImageProcessor",
     "best_resolution",
     "tile_grid",
 ]
 
+ONEVISION_PINPOINTS: Final = tuple(
+    (height, width) for height in range(384, 2305, 384) for width in range(384, 2305, 384)
+)
 PINPOINTS: Final = ((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))
 
 
@@ -128,6 +141,168 @@ class LlavaNextImageProcessor(FixedSizeImageProcessor):
             for top in range(0, height, edge)
             for left in range(0, width, edge)
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LlavaOnevisionImageProcessor(LlavaNextImageProcessor):
+    """Cut a single image into tiles, for LLaVA-OneVision.
+
+    ``pixel_values`` are (1, tiles, channels, height, width), the thumbnail first; ``image_sizes``
+    int64 (1, 2) and ``batch_num_images`` int64 (1,).
+
+    Parameters
+    ----------
+    pinpoints, thumbnail_size, tile_size, size, crop_size
+        As for :class:`LlavaNextImageProcessor`, with LLaVA-OneVision's values.
+    normalization, resample, do_convert_rgb, backend, sixteen_bit
+        As for :class:`PixelProcessor`.
+
+    References
+    ----------
+    transformers 5.23.0, ``LlavaOnevisionImageProcessor`` and its ``Pil`` class, bit for bit for one
+    image a prompt.
+
+    Examples
+    --------
+    >>> processor = LlavaOnevisionImageProcessor()
+    >>> processor(np.zeros((300, 400, 3), np.uint8)).feature.shape
+    (1, 2, 3, 384, 384)
+    """
+
+    size: Mapping[str, int] | None = field(default_factory=lambda: {"height": 384, "width": 384})
+    crop_size: tuple[int, int] | None = None
+    pinpoints: tuple[tuple[int, int], ...] = ONEVISION_PINPOINTS
+    thumbnail_size: tuple[int, int] = (384, 384)
+    tile_size: int = 384
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Return the processor of a ``preprocessor_config.json``'s values.
+
+        Raises
+        ------
+        MaterializeError
+            When a value is invalid.
+        """
+        values = {
+            "size": {"height": 384, "width": 384},
+            "do_center_crop": False,
+            "image_grid_pinpoints": ONEVISION_PINPOINTS,
+            **{name: value for name, value in values.items() if value is not None},
+        }
+        if "crop_size" not in values:
+            values["crop_size"] = values["size"]
+        return super(LlavaOnevisionImageProcessor, cls).from_values(values)
+
+    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
+        """Return (1, tiles, channels, height, width), ``image_sizes`` and ``batch_num_images``."""
+        layout = LlavaNextImageProcessor.layout(self, height, width, channels=channels)
+        layout.model_specific_data["batch_num_images"] = np.array([1], dtype=np.int64)
+        return layout
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemma3ImageProcessor(FixedSizeImageProcessor):
+    """Produce images of a fixed size, for Gemma 3, and crops of long ones with pan and scan.
+
+    ``pixel_values`` are (1 + crops, channels, height, width), and ``num_crops`` int64 (1,).
+
+    Parameters
+    ----------
+    pan_and_scan : (int, int, float), or None
+        The smallest edge of a crop, the most crops, and the ratio of edges from which an image is
+        cropped; None does not crop.
+    size, crop_size
+        As for :class:`FixedSizeImageProcessor`.
+    normalization, resample, do_convert_rgb, backend, sixteen_bit
+        As for :class:`PixelProcessor`.
+
+    References
+    ----------
+    transformers 5.23.0, ``Gemma3ImageProcessor`` and ``Gemma3ImageProcessorPil``, bit for bit.
+
+    Examples
+    --------
+    >>> processor = Gemma3ImageProcessor(pan_and_scan=(64, 4, 1.2))
+    >>> processor(np.zeros((300, 700, 3), np.uint8)).model_specific_data["num_crops"].tolist()
+    [2]
+    """
+
+    size: Mapping[str, int] | None = field(default_factory=lambda: {"height": 224, "width": 224})
+    crop_size: tuple[int, int] | None = None
+    normalization: Normalization = field(
+        default_factory=lambda: Normalization(mean=STANDARD_MEAN, std=STANDARD_STD)
+    )
+    resample: int = Image.Resampling.BILINEAR
+    pan_and_scan: tuple[int, int, float] | None = None
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Self:
+        """Return the processor of a ``preprocessor_config.json``'s values.
+
+        Raises
+        ------
+        MaterializeError
+            When a value is invalid.
+        """
+        settings = Settings(values)
+        scan = None
+        if settings.flag("do_pan_and_scan", False):
+            ratio = settings.numbers("pan_and_scan_min_ratio_to_activate", (0.0,))
+            if not isinstance(ratio, float):
+                raise MaterializeError(
+                    f"expected a number, got {ratio!r}",
+                    path="$.pan_and_scan_min_ratio_to_activate",
+                )
+            scan = (
+                settings.integer("pan_and_scan_min_crop_size", 0),
+                settings.integer("pan_and_scan_max_num_crops", 0),
+                ratio,
+            )
+        size = settings.size("size", {"height": 224, "width": 224})
+        return cls(
+            size=size if settings.flag("do_resize", True) else None,
+            pan_and_scan=scan,
+            **settings.pixels(
+                mean=STANDARD_MEAN, std=STANDARD_STD, resample=Image.Resampling.BILINEAR
+            ),
+        )
+
+    def layout(self, height: int, width: int, *, channels: int) -> CodesLayout:
+        """Return (1 + crops, channels, height, width) and ``num_crops`` (1,)."""
+        boxes = self._boxes(height, width)
+        extents = {self.extent(height, width), *(self.extent(*box[2:]) for box in boxes)}
+        if len(extents) != 1:
+            raise MaterializeError("the crops have different sizes", path="$.do_resize")
+        return CodesLayout(
+            codes=(1 + len(boxes), channels, *extents.pop()),
+            axis=1,
+            model_specific_data={"num_crops": np.array([len(boxes)], dtype=np.int64)},
+        )
+
+    def write(self, pixels: Pixels, codes: npt.NDArray[np.uint8]) -> None:
+        """Write the whole image and its crops."""
+        self.write_one(pixels, codes[0])
+        for number, box in enumerate(self._boxes(pixels.height, pixels.width), 1):
+            self.write_one(pixels.crop(*box), codes[number])
+
+    def _boxes(self, height: int, width: int) -> list[tuple[int, int, int, int]]:
+        # Top, left, height and width of each crop: along the longer edge, which comes first here.
+        if self.pan_and_scan is None:
+            return []
+        smallest, most, ratio = self.pan_and_scan
+        long, short = max(height, width), min(height, width)
+        if long / short < ratio:
+            return []
+        count = min(math.floor(long / smallest), math.floor(long / short + 0.5))
+        count = min(most, max(2, count))
+        step = math.ceil(long / count)
+        if min(step, short) < smallest:
+            return []
+        starts = [(step * number, min(step, long - step * number)) for number in range(count)]
+        if width >= height:
+            return [(0, start, height, extent) for start, extent in starts]
+        return [(start, 0, extent, width) for start, extent in starts]
 
 
 def best_resolution(
