@@ -166,7 +166,7 @@ class LlavaOnevisionImageProcessor(LlavaNextImageProcessor):
     --------
     >>> processor = LlavaOnevisionImageProcessor()
     >>> processor(np.zeros((300, 400, 3), np.uint8)).feature.shape
-    (1, 2, 3, 384, 384)
+    (1, 3, 3, 384, 384)
     """
 
     size: Mapping[str, int] | None = field(default_factory=lambda: {"height": 384, "width": 384})
