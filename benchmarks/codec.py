@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from benchmarks.baselines import Method, method_class
 from benchmarks.payloads import payload
 from benchmarks.results import Result, available
-from benchmarks.scenarios import SCENARIOS, Follow
+from benchmarks.scenarios import Follow, Run
 from mmformat.bench.comparison import opened, run_once
 from mmformat.bench.measure import Cell, turns
 from mmformat.bench.payloads import PAGE_NBYTES, Payload, digests_of, stamp, tensors_of
 from mmformat.model import DictionaryTensor, MultimodalInputs
 
 __all__ = ["rounds_for", "run_codec"]
-
-_CODEC: Final = SCENARIOS["codec"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,26 +33,13 @@ def rounds_for(chosen: Payload, *, rounds: int | None = None, quick: bool = Fals
     return Rounds(rounds or 15, 20 if chosen.nbytes < 2**20 else 3)
 
 
-def run_codec(
-    *,
-    payloads: Sequence[str] = _CODEC.payloads,
-    methods: Sequence[str] = _CODEC.methods,
-    rounds: int | None = None,
-    quick: bool = False,
-    follow: Follow | None = None,
-) -> Result:
+def run_codec(run: Run) -> Result:
     """Measure every method with every payload, interleaved.
 
     Parameters
     ----------
-    payloads, methods : sequence of str
-        Their names.
-    rounds : int, optional
-        How often the methods take turns; 15, or 7 for large payloads, when omitted.
-    quick : bool
-        Three rounds, to see that it works.
-    follow : callable, optional
-        Told what is being done.
+    run : Run
+        What to measure.
 
     Returns
     -------
@@ -71,21 +54,21 @@ def run_codec(
     ModelError
         For a name that is none.
     """
-    present, missing = available(list(methods))
+    present, missing = available(list(run.methods))
     result = Result(
         scenario="codec",
-        settings={"quick": quick, "rounds": rounds, "page_nbytes": PAGE_NBYTES},
+        settings={"quick": run.quick, "rounds": run.rounds, "page_nbytes": PAGE_NBYTES},
         missing=missing,
     )
-    for index, name in enumerate(payloads):
+    for index, name in enumerate(run.payloads):
         chosen = payload(name)
         usable = [method for method in present if _applies(method, chosen)]
         with opened({name: method_class(name) for name in usable}, chosen.nbytes) as sides:
             result.cells += _measured(
                 chosen,
                 sides,
-                rounds_for(chosen, rounds=rounds, quick=quick),
-                follow=_part(follow, chosen.title, index, len(payloads)),
+                rounds_for(chosen, rounds=run.rounds, quick=run.quick),
+                follow=_part(run.follow, chosen.title, index, len(run.payloads)),
             )
     return result
 

@@ -5,13 +5,14 @@ Imports nothing of the library before it counts: run as ``python -m benchmarks.c
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["TITLES"]
+__all__ = ["TITLES", "bytecodes", "calls"]
 
 TITLES = {
     "import": "import mmformat",
@@ -20,31 +21,51 @@ TITLES = {
 }
 
 
-def _counted(run: Callable[[], Any]) -> tuple[dict[str, int], Any]:
-    """Run once, and return the calls and bytecodes of it and what it imported."""
-    calls = bytecodes = 0
+@contextlib.contextmanager
+def calls(found: dict[str, float]) -> Iterator[None]:
+    """Count the calls of Python and C functions."""
+    count = 0
 
-    def called(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
+    def seen(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
 
-    def traced(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal bytecodes
+    sys.setprofile(seen)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+    found["calls_count"] = count
+
+
+@contextlib.contextmanager
+def bytecodes(found: dict[str, float]) -> Iterator[None]:
+    """Count the bytecodes that the interpreter runs."""
+    count = 0
+
+    def seen(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal count
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
-        bytecodes += event == "opcode"
-        return traced
+        count += event == "opcode"
+        return seen
 
-    modules = len(sys.modules)
-    sys.setprofile(called)
-    sys.settrace(traced)
+    sys.settrace(seen)
     try:
-        result = run()
+        yield
     finally:
         sys.settrace(None)
-        sys.setprofile(None)
-    counts = {"calls_count": calls, "bytecodes_count": bytecodes}
-    return {**counts, "modules_count": len(sys.modules) - modules}, result
+    found["bytecodes_count"] = count
+
+
+def _counted(run: Callable[[], Any]) -> tuple[dict[str, float], Any]:
+    """Run once, and return the calls and bytecodes of it and what it imported."""
+    found: dict[str, float] = {}
+    modules = len(sys.modules)
+    with calls(found), bytecodes(found):
+        result = run()
+    found["modules_count"] = len(sys.modules) - modules
+    return found, result
 
 
 def _main() -> None:
@@ -57,7 +78,7 @@ def _main() -> None:
     import mmformat as mm
 
     item = mm.MultimodalDataItem(
-        modality="IMAGE",
+        modality=mm.Modality.IMAGE,
         feature=torch.from_numpy(np.ones((256, 1176), np.float32)),
         model_specific_data={"image_grid_thw": torch.tensor([[1, 16, 16]])},
     )

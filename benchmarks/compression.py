@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from benchmarks.payloads import PHOTOS, payload
 from benchmarks.results import Result, Subject
-from benchmarks.scenarios import SCENARIOS, Follow
+from benchmarks.scenarios import Run
 from mmformat._arrow import ZSTD_LEVEL, core_count
 from mmformat.bench.measure import Cell, Samples, clock_ns, turns, without_collection
 from mmformat.codec import decode, encode
@@ -25,7 +25,6 @@ from mmformat.model import Compression, MultimodalInputs
 
 __all__ = ["run_compression"]
 
-_COMPRESSION: Final = SCENARIOS["compression"]
 _NOTES: Final = {
     "mmformat-lz4": ("mmformat, LZ4", "chunks of 1 MiB on all cores, into one tensor"),
     "mmformat-zstd": ("mmformat, Zstandard", f"the same, level {ZSTD_LEVEL}"),
@@ -39,26 +38,13 @@ _MODULES: Final = {"lz4-frame": ("lz4.frame", "lz4"), "blosc2": ("blosc2", "blos
 _WARMUP_ROUNDS: Final = 2
 
 
-def run_compression(
-    *,
-    payloads: Sequence[str] = _COMPRESSION.payloads,
-    methods: Sequence[str] = _COMPRESSION.methods,
-    rounds: int | None = None,
-    quick: bool = False,
-    follow: Follow | None = None,
-) -> Result:
+def run_compression(run: Run) -> Result:
     """Measure ``encode_ns``, ``decode_ns`` and ``round_trip_ns`` of one tensor, and its bytes.
 
     Parameters
     ----------
-    payloads, methods : sequence of str
-        Their names.
-    rounds : int, optional
-        How often the methods take turns; 11 when omitted.
-    quick : bool
-        Three rounds, to see that it works.
-    follow : callable, optional
-        Told what is being done.
+    run : Run
+        What to measure.
 
     Returns
     -------
@@ -68,21 +54,21 @@ def run_compression(
     """
     result = Result(
         scenario="compression",
-        settings={"quick": quick, "rounds": rounds, "cores": core_count()},
+        settings={"quick": run.quick, "rounds": run.rounds, "cores": core_count()},
         notes=_NOTES,
     )
     present = []
-    for method in methods:
+    for method in run.methods:
         module, package = _MODULES.get(method, ("mmformat", "mmformat"))
         try:
             importlib.import_module(module)
             present.append(method)
         except ImportError:
             result.missing[method] = f"the package {package} is not installed"
-    for number, name in enumerate(payloads):
-        if follow is not None:
-            follow(name, number / len(payloads))
-        _measured(result, name, present, rounds or (3 if quick else 11))
+    for number, name in enumerate(run.payloads):
+        if run.follow is not None:
+            run.follow(name, number / len(run.payloads))
+        _measured(result, name, present, run.rounds or (3 if run.quick else 11))
     return result
 
 

@@ -15,17 +15,16 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, Final
 
 import pyarrow as pa
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.cold import TITLES
+from benchmarks.cold import TITLES, bytecodes, calls
 from benchmarks.payloads import payload
 from benchmarks.results import Result, Subject
-from benchmarks.scenarios import SCENARIOS, Follow
+from benchmarks.scenarios import Run
 from mmformat import codec
 from mmformat.arena import Arena, decode
 from mmformat.bench.measure import Cell, minor_faults
@@ -71,7 +70,7 @@ def count(run: Callable[[], Any], after: Callable[[Any], object]) -> dict[str, f
     >>> 2**20 <= found["allocated_nbytes"] < 2**20 + 2**14
     True
     """
-    counters = [_calls, _bytecodes, _allocated, _torch_copied, _arrow_allocated, _faulted]
+    counters = [calls, bytecodes, _allocated, _torch_copied, _arrow_allocated, _faulted]
     if counts_instructions():
         counters.append(_instructions)
     found: dict[str, float] = {}
@@ -86,41 +85,6 @@ def count(run: Callable[[], Any], after: Callable[[Any], object]) -> dict[str, f
         after(result)
         del result
     return found
-
-
-@contextlib.contextmanager
-def _calls(found: dict[str, float]) -> Iterator[None]:
-    calls = 0
-
-    def seen(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal calls
-        calls += event in ("call", "c_call")
-
-    sys.setprofile(seen)
-    try:
-        yield
-    finally:
-        sys.setprofile(None)
-    found["calls_count"] = calls
-
-
-@contextlib.contextmanager
-def _bytecodes(found: dict[str, float]) -> Iterator[None]:
-    bytecodes = 0
-
-    def seen(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal bytecodes
-        frame.f_trace_opcodes = True
-        frame.f_trace_lines = False
-        bytecodes += event == "opcode"
-        return seen
-
-    sys.settrace(seen)
-    try:
-        yield
-    finally:
-        sys.settrace(None)
-    found["bytecodes_count"] = bytecodes
 
 
 @contextlib.contextmanager
@@ -308,7 +272,6 @@ def _nothing(result: Any) -> None:
     """Let the result go by its last reference."""
 
 
-_COUNTS: Final = SCENARIOS["counts"]
 _TIMEOUT_S: Final = 300
 _FRESH: Final = Subject(name="fresh", title="a fresh process, 1.2 MB", nbytes=256 * 1176 * 4)
 _ENVIRONMENT: Final = {
@@ -321,38 +284,26 @@ _ENVIRONMENT: Final = {
 }
 
 
-def run_counts(
-    *,
-    payloads: Sequence[str] = _COUNTS.payloads,
-    methods: Sequence[str] = _COUNTS.methods,
-    rounds: int | None = None,
-    quick: bool = False,
-    follow: Follow | None = None,
-) -> Result:
+def run_counts(run: Run) -> Result:
     """Count what each operation does; the methods are the operations.
 
     Parameters
     ----------
-    payloads, methods : sequence of str
-        Their names.
-    rounds : int, optional
-        How often each is counted; 3 when omitted. The least of them is judged.
-    quick : bool
-        Once.
-    follow : callable, optional
-        Told what is being done.
+    run : Run
+        What to measure.
 
     Raises
     ------
     MMFormatError
         When the process that counts fails.
     """
-    if follow is not None:
-        follow("counting", 0.1)
+    if run.follow is not None:
+        run.follow("counting", 0.1)
+    rounds = run.rounds or (1 if run.quick else 3)
     plan = {
-        "payloads": list(payloads),
-        "arms": list(methods),
-        "rounds": rounds or (1 if quick else 3),
+        "payloads": list(run.payloads),
+        "arms": list(run.methods),
+        "rounds": rounds,
     }
     told = _run("benchmarks.counts", json.dumps(plan))
     result = Result(scenario="counts", settings=plan)
@@ -363,8 +314,10 @@ def run_counts(
         result.cells.append(cell)
         result.notes[each["arm"]] = (each["title"], "")
         result.subjects[each["payload"]] = Subject(**each["subject"])
-    _add_cold(result, [name for name in methods if name in TITLES], plan["rounds"])
-    if "get-device" in methods and not any(cell.method == "get-device" for cell in result.cells):
+    _add_cold(result, [name for name in run.methods if name in TITLES], rounds)
+    if "get-device" in run.methods and not any(
+        cell.method == "get-device" for cell in result.cells
+    ):
         result.missing["get-device"] = "torch finds no CUDA device"
     if not any("instructions_count" in cell.metrics for cell in result.cells):
         result.missing["instructions"] = "the kernel counts none for this process"

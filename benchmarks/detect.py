@@ -11,14 +11,13 @@ from PIL import Image
 
 from benchmarks.materialize import jpeg
 from benchmarks.results import Result, Subject
-from benchmarks.scenarios import SCENARIOS, Follow
+from benchmarks.scenarios import Run
 from mmformat.bench.measure import Case, Cell, Samples, interleaved
 from mmformat.media.detect import find_dictionary
 from mmformat.media.processors import processor_from_config
 
 __all__ = ["run_detect"]
 
-_DETECT: Final = SCENARIOS["detect"]
 _MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 _STD: Final = (0.26862954, 0.26130258, 0.27577711)
 _DTYPES: Final[dict[str, Literal["float32", "bfloat16", "float16"]]] = {
@@ -33,39 +32,26 @@ _NOTES: Final = {
 }
 
 
-def run_detect(
-    *,
-    payloads: Sequence[str] = _DETECT.payloads,
-    methods: Sequence[str] = _DETECT.methods,
-    rounds: int | None = None,
-    quick: bool = False,
-    follow: Follow | None = None,
-) -> Result:
+def run_detect(run: Run) -> Result:
     """Measure ``find_ns`` with one thread of torch.
 
     Parameters
     ----------
-    payloads, methods : sequence of str
-        ``pixels-`` or ``embeddings-`` and a dtype.
-    rounds : int, optional
-        How often the methods take turns; 9 when omitted.
-    quick : bool
-        Three rounds.
-    follow : callable, optional
-        Told what is being done.
+    run : Run
+        What to measure.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     result = Result(
         scenario="detect",
-        settings={"quick": quick, "rounds": rounds, "threads": 1},
+        settings={"quick": run.quick, "rounds": run.rounds, "threads": 1},
         notes=_NOTES,
     )
     try:
-        for number, name in enumerate(payloads):
-            if follow is not None:
-                follow(name, number / len(payloads))
-            _measured(result, name, methods, rounds or (3 if quick else 9))
+        for number, name in enumerate(run.payloads):
+            if run.follow is not None:
+                run.follow(name, number / len(run.payloads))
+            _measured(result, name, run.methods, run.rounds or (3 if run.quick else 9))
     finally:
         torch.set_num_threads(threads)
     return result

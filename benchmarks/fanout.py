@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from benchmarks.baselines import method_class
 from benchmarks.codec import rounds_for
 from benchmarks.payloads import payload
 from benchmarks.results import Result, available
-from benchmarks.scenarios import SCENARIOS, Follow
+from benchmarks.scenarios import Follow, Run
 from mmformat.bench.crew import Crew
 from mmformat.bench.fanout import Group
 from mmformat.bench.measure import Cell, turns
@@ -17,34 +16,19 @@ from mmformat.bench.payloads import PAGE_NBYTES
 
 __all__ = ["run_fanout"]
 
-_FANOUT: Final = SCENARIOS["fanout"]
 _WARMUP_ROUNDS: Final = 2
 _STARTUP_TIMEOUT_S: Final = 600.0
 
 
-def run_fanout(
-    *,
-    payloads: Sequence[str] = _FANOUT.payloads,
-    methods: Sequence[str] = _FANOUT.methods,
-    ranks: int = 4,
-    rounds: int | None = None,
-    quick: bool = False,
-    follow: Follow | None = None,
-) -> Result:
+def run_fanout(run: Run, *, ranks: int = 4) -> Result:
     """Measure how long it takes until every reader has the tensors.
 
     Parameters
     ----------
-    payloads, methods : sequence of str
-        Their names.
+    run : Run
+        What to measure.
     ranks : int, default 4
         Reader processes for each method.
-    rounds : int, optional
-        How often the methods take turns; 15, or 7 for large payloads, when omitted.
-    quick : bool
-        Three rounds, to see that it works.
-    follow : callable, optional
-        Told what is being done.
 
     Returns
     -------
@@ -60,20 +44,20 @@ def run_fanout(
     TransportError
         When a process dies or does not answer.
     """
-    tell = follow or (lambda text, done: None)
-    present, missing = available(list(methods))
+    tell = run.follow or (lambda text, done: None)
+    present, missing = available(list(run.methods))
     result = Result(
         scenario="fanout",
         settings={
-            "quick": quick,
-            "rounds": rounds,
+            "quick": run.quick,
+            "rounds": run.rounds,
             "readers": ranks,
             "page_nbytes": PAGE_NBYTES,
             "warmup_rounds": _WARMUP_ROUNDS,
         },
         missing=missing,
     )
-    with_dictionary = any(payload(name).dictionary is not None for name in payloads)
+    with_dictionary = any(payload(name).dictionary is not None for name in run.payloads)
     present = [
         method for method in present if with_dictionary or not method_class(method).wants_dictionary
     ]
@@ -85,14 +69,14 @@ def run_fanout(
         for number, group in enumerate(groups.values()):
             tell(f"starting {len(groups) * (ranks + 1)} processes", 0.1 * number / len(groups))
             group.wait_ready()
-        for number, name in enumerate(payloads):
-            share = 0.1 + 0.9 * number / len(payloads)
+        for number, name in enumerate(run.payloads):
+            share = 0.1 + 0.9 * number / len(run.payloads)
             result.cells += _carry(
                 name,
                 groups,
-                rounds=rounds_for(payload(name), rounds=rounds, quick=quick).rounds,
+                rounds=rounds_for(payload(name), rounds=run.rounds, quick=run.quick).rounds,
                 tell=tell,
-                done=(share, 0.9 / len(payloads)),
+                done=(share, 0.9 / len(run.payloads)),
             )
         for group in groups.values():
             group.end()

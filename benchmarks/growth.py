@@ -9,7 +9,7 @@ from typing import Any, Final
 from benchmarks.baselines import Method, method_class
 from benchmarks.payloads import payload
 from benchmarks.results import Result, Subject, available
-from benchmarks.scenarios import SCENARIOS, Follow
+from benchmarks.scenarios import Follow, Run
 from mmformat.bench.comparison import opened
 from mmformat.bench.crew import Crew
 from mmformat.bench.fanout import Group
@@ -271,60 +271,51 @@ def _add(result: Result, cells: dict[str, Cell], *, axis: str, nbytes: int, rank
         )
 
 
-_GROWTH: Final = SCENARIOS["growth"]
 _IN_PROCESS: Final = {"bytes": grow_bytes, "items": grow_items, "requests": grow_requests}
 _READERS: Final = (1, 2, 4, 8)
 
 
-def run_growth(
-    *,
-    payloads: Sequence[str] = _GROWTH.payloads,
-    methods: Sequence[str] = _GROWTH.methods,
-    rounds: int | None = None,
-    quick: bool = False,
-    ranks: Sequence[int] | None = None,
-    full: bool = False,
-    follow: Follow | None = None,
-) -> Result:
+def run_growth(run: Run, *, ranks: Sequence[int] | None = None, full: bool = False) -> Result:
     """Measure ``cost_ns`` along each axis.
 
     Parameters
     ----------
-    payloads : sequence of str
-        The axes. ``bytes``, ``items`` and ``requests`` measure encoding, as put does it, in one
-        process, and ``get_ns`` of decoding; ``ranks`` measures the producer until all was sent,
-        and ``knee`` until the last reader has read every page, both with real processes.
-    methods : sequence of str
-        Their names.
-    rounds : int, optional
-        How often the methods take turns; 7, or 3 with more than 64 MB, when omitted.
-    quick : bool
-        Three rounds of small sizes.
-    readers : sequence of int, optional
-        Readers of ``ranks`` and ``knee``; 1, 2, 4 and 8 when omitted.
+    run : Run
+        What to measure.
+    ranks : sequence of int, optional
+        Ranks of ``ranks`` and ``knee``; 1, 2, 4 and 8 when omitted.
     full : bool
         The knee up to 512 MB too.
-    follow : callable, optional
-        Told what is being done.
+
+    Notes
+    -----
+    The payloads are the axes. ``bytes``, ``items`` and ``requests`` measure encoding, as put does
+    it, in one process, and ``get_ns`` of decoding; ``ranks`` measures the producer until all was
+    sent, and ``knee`` until the last rank has read every page, both with real processes.
     """
-    tell = follow or (lambda text, done: None)
-    counts = tuple(ranks or ((1, 2) if quick else _READERS))
-    settings: dict[str, Any] = {"quick": quick, "rounds": rounds, "full": full, "readers": counts}
+    tell = run.follow or (lambda text, done: None)
+    counts = tuple(ranks or ((1, 2) if run.quick else _READERS))
+    settings: dict[str, Any] = {
+        "quick": run.quick,
+        "rounds": run.rounds,
+        "full": full,
+        "readers": counts,
+    }
     result = Result(scenario="growth", settings=settings)
-    steps = len(payloads)
-    for number, axis in enumerate(payloads):
+    steps = len(run.payloads)
+    for number, axis in enumerate(run.payloads):
         tell(axis, number / steps)
         if axis in _IN_PROCESS:
-            _IN_PROCESS[axis](result, methods, rounds=rounds, quick=quick)
-    fans = [axis for axis in payloads if axis in ("ranks", "knee")]
+            _IN_PROCESS[axis](result, run.methods, rounds=run.rounds, quick=run.quick)
+    fans = [axis for axis in run.payloads if axis in ("ranks", "knee")]
     if fans:
         grow_fans(
             result,
-            methods,
+            run.methods,
             axes=fans,
             ranks=counts,
-            rounds=rounds,
-            quick=quick,
+            rounds=run.rounds,
+            quick=run.quick,
             full=full,
             tell=lambda text, done: tell(text, 1 - len(fans) / steps * (1 - done)),
         )

@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.payloads import payload
 from benchmarks.results import Result, Subject
-from benchmarks.scenarios import SCENARIOS, Follow
+from benchmarks.scenarios import Run
 from mmformat.bench.measure import Cell, clock_ns, turns, without_collection
 from mmformat.bench.payloads import digests_of, touch
 from mmformat.errors import MMFormatError, ModelError
@@ -25,7 +25,6 @@ from mmformat.model import MultimodalInputs
 
 __all__ = ["run_legacy"]
 
-_LEGACY: Final = SCENARIOS["legacy"]
 _FOLDER: Final = Path(__file__).parents[2] / "tests/data/legacy"
 _LEAST_NBYTES: Final = 60_000
 """Of the tests' sixty files, those that hold more than the fixed cost of any."""
@@ -43,29 +42,15 @@ _NOTES: Final = {
 }
 
 
-def run_legacy(
-    *,
-    payloads: Sequence[str] = (),
-    methods: Sequence[str] = _LEGACY.methods,
-    rounds: int | None = None,
-    quick: bool = False,
-    folder: str | None = None,
-    follow: Follow | None = None,
-) -> Result:
+def run_legacy(run: Run, *, folder: str | None = None) -> Result:
     """Measure ``loaded_ns``: from a pickle's bytes to tensors of which every page was read.
 
     Parameters
     ----------
-    payloads, methods : sequence of str
-        Names of files, as ``v0_5_5/batch_req.p4``, or ``made-small`` and ``made``; all when empty.
-    rounds : int, optional
-        How often the methods take turns; 15 when omitted.
-    quick : bool
-        Three rounds of the made ones.
+    run : Run
+        What to measure.
     folder : str, optional
         Where the files are; those of this repository's tests when omitted, if they are there.
-    follow : callable, optional
-        Told what is being done.
 
     Raises
     ------
@@ -75,23 +60,23 @@ def run_legacy(
     sources: dict[str, bytes] = {name: _made(each) for name, each in _MADE.items()}
     if folder is not None:
         sources |= _files(Path(folder), least_nbytes=0)
-    elif not quick:
+    elif not run.quick:
         sources |= _files(_FOLDER, least_nbytes=_LEAST_NBYTES)
-    for name in payloads:
+    for name in run.payloads:
         if name not in sources:
             raise ModelError(f"expected a file of {', '.join(sources)}, got {name!r}")
-    chosen = payloads or list(sources)
+    chosen = run.payloads or list(sources)
     result = Result(
         scenario="legacy",
-        settings={"quick": quick, "rounds": rounds},
+        settings={"quick": run.quick, "rounds": run.rounds},
         notes=_NOTES,
         subjects={name: _subject(name, sources[name]) for name in chosen},
     )
     for number, name in enumerate(chosen):
-        if follow is not None:
-            follow(name, number / len(chosen))
-        plan = rounds or (3 if quick else 15)
-        cells, reasons = _measured(name, sources[name], methods, plan)
+        if run.follow is not None:
+            run.follow(name, number / len(chosen))
+        plan = run.rounds or (3 if run.quick else 15)
+        cells, reasons = _measured(name, sources[name], run.methods, plan)
         result.cells += cells
         result.missing |= reasons
     return result

@@ -16,7 +16,7 @@ from PIL import Image
 
 from benchmarks.payloads import PHOTOS
 from benchmarks.results import Result, Subject
-from benchmarks.scenarios import SCENARIOS, Follow
+from benchmarks.scenarios import Run
 from mmformat.bench.measure import Cell, clock_ns, turns, without_collection
 from mmformat.media import materialize
 from mmformat.media.pool import MaterializePool
@@ -25,7 +25,6 @@ from mmformat.model import DictionaryTensor, Modality, MultimodalDataItem, Multi
 
 __all__ = ["jpeg", "run_materialize"]
 
-_MATERIALIZE: Final = SCENARIOS["materialize"]
 _QWEN: Final = {"min_pixels": 3136, "max_pixels": 16384 * 28 * 28}
 _SIZES: Final = {"1024": (1024, 1024), "4k": (3840, 2160)}
 _FAMILIES: Final = {
@@ -68,40 +67,27 @@ def jpeg(name: str, width: int, height: int) -> bytes:
     return file.getvalue()
 
 
-def run_materialize(
-    *,
-    payloads: Sequence[str] = _MATERIALIZE.payloads,
-    methods: Sequence[str] = _MATERIALIZE.methods,
-    rounds: int | None = None,
-    quick: bool = False,
-    follow: Follow | None = None,
-) -> Result:
+def run_materialize(run: Run) -> Result:
     """Measure ``cpu_ns`` and ``materialized_ns`` from a JPEG's bytes to features.
 
     Parameters
     ----------
-    payloads, methods : sequence of str
-        A processor's family and a size, or ``photos-32`` for the pool.
-    rounds : int, optional
-        How often the methods take turns; 9, or 5 for the large ones, when omitted.
-    quick : bool
-        Three rounds.
-    follow : callable, optional
-        Told what is being done.
+    run : Run
+        What to measure.
     """
     result = Result(
         scenario="materialize",
-        settings={"quick": quick, "rounds": rounds},
+        settings={"quick": run.quick, "rounds": run.rounds},
         notes=_NOTES,
     )
-    for number, name in enumerate(payloads):
-        if follow is not None:
-            follow(name, number / len(payloads))
-        plan = rounds or (3 if quick else 9 if name.endswith("1024") else 5)
+    for number, name in enumerate(run.payloads):
+        if run.follow is not None:
+            run.follow(name, number / len(run.payloads))
+        plan = run.rounds or (3 if run.quick else 9 if name.endswith("1024") else 5)
         if name == _POOLED:
-            _pooled(result, methods, plan)
+            _pooled(result, run.methods, plan)
         else:
-            _processed(result, name, methods, plan)
+            _processed(result, name, run.methods, plan)
     return result
 
 

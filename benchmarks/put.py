@@ -11,7 +11,7 @@ import torch
 from benchmarks.codec import rounds_for
 from benchmarks.payloads import PAYLOADS, payload
 from benchmarks.results import Result
-from benchmarks.scenarios import SCENARIOS, Follow
+from benchmarks.scenarios import Run
 from mmformat.arena import Arena, ArenaReader
 from mmformat.bench.measure import Cell, Samples, clock_ns, minor_faults, turns, without_collection
 from mmformat.bench.payloads import digests_of, stamp, tensors_of
@@ -20,7 +20,6 @@ from mmformat.shm import ShmArena
 
 __all__ = ["run_put"]
 
-_PUT: Final = SCENARIOS["put"]
 
 _NOTES: Final = {
     "arena-put": ("Arena.put", "encoded straight into a slot, checked and announced"),
@@ -30,14 +29,7 @@ _NOTES: Final = {
 _WARMUP_ROUNDS: Final = 2
 
 
-def run_put(
-    *,
-    payloads: Sequence[str] = _PUT.payloads,
-    methods: Sequence[str] = _PUT.methods,
-    rounds: int | None = None,
-    quick: bool = False,
-    follow: Follow | None = None,
-) -> Result:
+def run_put(run: Run) -> Result:
     """Measure ``put_ns`` of ``Arena.put``, of numpy.copyto, and of a memoryview's assignment.
 
     Each writes the same bytes into the same segment, whose pages were all touched at creation; a
@@ -45,25 +37,19 @@ def run_put(
 
     Parameters
     ----------
-    payloads, methods : sequence of str
-        Their names.
-    rounds : int, optional
-        How often the methods take turns; 15, or 7 for large payloads, when omitted.
-    quick : bool
-        Three rounds, to see that it works.
-    follow : callable, optional
-        Told what is being done.
+    run : Run
+        What to measure.
     """
     result = Result(
         scenario="put",
-        settings={"quick": quick, "rounds": rounds, "warmup_rounds": _WARMUP_ROUNDS},
+        settings={"quick": run.quick, "rounds": run.rounds, "warmup_rounds": _WARMUP_ROUNDS},
         notes=_NOTES,
     )
-    for number, name in enumerate(payloads):
-        if follow is not None:
-            follow(PAYLOADS[name].title, number / len(payloads))
-        plan = rounds_for(payload(name), rounds=rounds, quick=quick)
-        result.cells += _measured(name, methods, plan.rounds * plan.repeats)
+    for number, name in enumerate(run.payloads):
+        if run.follow is not None:
+            run.follow(PAYLOADS[name].title, number / len(run.payloads))
+        plan = rounds_for(payload(name), rounds=run.rounds, quick=run.quick)
+        result.cells += _measured(name, run.methods, plan.rounds * plan.repeats)
     return result
 
 

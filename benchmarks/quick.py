@@ -137,5 +137,5 @@ def run_suite(*, follow: Follow | None = None) -> Suite:
     for number, (name, settings) in enumerate(_PLAN):
         if follow is not None:
             follow(name, number / len(_PLAN))
-        results.append(SCENARIOS[name].function()(**settings))
+        results.append(SCENARIOS[name].run(**settings))
     return Suite(results=results, duration_s=time.monotonic() - start_s)

@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from benchmarks.baselines.catalogue import METHODS
 from mmformat.errors import ModelError
 
-__all__ = ["ELSEWHERE", "SCENARIOS", "Follow", "Scenario", "scenario"]
+__all__ = ["ELSEWHERE", "SCENARIOS", "Follow", "Run", "Scenario", "scenario"]
 
 Follow: TypeAlias = Callable[[str, float], None]
 """Told what is being done, and how much of it, 0 to 1, is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Say what a scenario is to measure; each scenario's function takes one.
+
+    Parameters
+    ----------
+    payloads, methods : sequence of str
+        Their names.
+    rounds : int, optional
+        How often the methods take turns; what suits the scenario and the payload when omitted.
+    quick : bool
+        Few rounds, or small sizes, to see that it works.
+    follow : callable, optional
+        Called with what is being done.
+    """
+
+    payloads: Sequence[str] = ()
+    methods: Sequence[str] = ()
+    rounds: int | None = None
+    quick: bool = False
+    follow: Follow | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +48,7 @@ class Scenario:
     name, caption, about : str
         For the command line, for its help, and for the report.
     runs : str
-        ``"module:function"``; called with ``payloads``, ``methods``, ``rounds``, ``quick``,
-        ``follow`` and what the scenario's own options say.
+        ``"module:function"``; called with a :class:`Run` and the scenario's own options.
     metric : str
         What the methods are compared by; less is better.
     columns : tuple of (str, str)
@@ -62,6 +84,26 @@ class Scenario:
         module, _, name = self.runs.partition(":")
         found: Callable[..., Any] = getattr(importlib.import_module(module), name)
         return found
+
+    def run(
+        self,
+        *,
+        payloads: Sequence[str] | None = None,
+        methods: Sequence[str] | None = None,
+        rounds: int | None = None,
+        quick: bool = False,
+        follow: Follow | None = None,
+        **options: Any,
+    ) -> Any:
+        """Run it with the parameters of :class:`Run`; all payloads and methods when omitted."""
+        run = Run(
+            payloads=self.payloads if payloads is None else payloads,
+            methods=self.methods if methods is None else methods,
+            rounds=rounds,
+            quick=quick,
+            follow=follow,
+        )
+        return self.function()(run, **options)
 
     def is_ours(self, method: str) -> bool:
         """Return whether a method is a way of this library."""

@@ -118,7 +118,7 @@ def _run(described: Scenario, arguments: argparse.Namespace, output: Output) -> 
         if getattr(arguments, name, None) is not None
     }
     with output.progress(f"bench {described.name}") as follow:
-        result = described.function()(
+        result = described.run(
             payloads=payloads,
             methods=methods,
             rounds=arguments.rounds,

@@ -6,6 +6,7 @@ import asyncio
 import types
 from typing import Any
 
+from benchmarks.engines.sglang_0_5_5 import item  # noqa: F401  # made alike in both versions
 from tests.integration.engines.real import module
 
 NAME = "sglang 0.5.23"
@@ -41,20 +42,6 @@ def manager(address: str, tp_size: int, *, context: Any) -> Any:
     made.cuda_vmm_feature_transport = transports.CudaVmmFeatureTransport(arguments, None)
     embeds = module("sglang.srt.managers.positional_embeds_transport")
     made.positional_embeds_transport = embeds.PositionalEmbedsTransport(0, None)
-    return made
-
-
-def item(modality: str, feature: Any, *, hash_known: bool = False, **data: Any) -> Any:
-    """Return a MultimodalDataItem; its hash is what the engine's own function makes of it."""
-    schedule = module("sglang.srt.managers.schedule_batch")
-    made = schedule.MultimodalDataItem(
-        modality=schedule.Modality[modality],
-        feature=feature,
-        offsets=[(0, 9)],
-        model_specific_data=data,
-    )
-    if hash_known:
-        made.set_pad_value()
     return made
 
 

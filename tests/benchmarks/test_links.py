@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.compression import run_compression
 from benchmarks.report.links import arrival_s, links_section, pays_below_gbit_s, plot_links
+from benchmarks.scenarios import SCENARIOS
 
 
 def cell(encode_ms: float, decode_ms: float, wire_nbytes: int) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def test_what_does_not_shrink_never_pays() -> None:
 def measured() -> dict[str, Any]:
     methods = ["mmformat-lz4", "mmformat-zstd", "arrow-lz4", "blosc2", "memcpy"]
     names = ["clip-float32", "gaussian-bfloat16"]
-    return run_compression(payloads=names, methods=methods, rounds=1).to_json()
+    return SCENARIOS["compression"].run(payloads=names, methods=methods, rounds=1).to_json()
 
 
 def test_every_arm_carries_every_bit_and_noise_does_not_shrink(measured: dict[str, Any]) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks.baselines import METHODS, Method, make_method, why_missing
 from benchmarks.baselines.own import ArenaAgainMethod
-from benchmarks.codec import run_codec
 from benchmarks.payloads import payload
+from benchmarks.scenarios import SCENARIOS
 from mmformat.bench.methods import PlainMethod
 from mmformat.bench.payloads import digests_of, stamp, touch
 from mmformat.errors import ModelError
@@ -100,7 +100,9 @@ def test_an_absent_engine_is_said_to_be_absent(monkeypatch: pytest.MonkeyPatch) 
         "benchmarks.baselines.engine_vllm.VllmMethod.module", "no_such_engine.inner"
     )
     assert why_missing("vllm") == "no_such_engine.inner is not installed"
-    result = run_codec(payloads=["image-small"], methods=["mmformat", "vllm"], quick=True)
+    result = SCENARIOS["codec"].run(
+        payloads=["image-small"], methods=["mmformat", "vllm"], quick=True
+    )
     assert result.missing == {"vllm": "no_such_engine.inner is not installed"}
     assert {cell.method for cell in result.cells} == {"mmformat"}
 
@@ -123,7 +125,7 @@ def test_a_changed_byte_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "benchmarks.codec.method_class", lambda name: _Liar if name == "pickle5" else PlainMethod
     )
-    result = run_codec(
+    result = SCENARIOS["codec"].run(
         payloads=["image-small"], methods=["mmformat", "pickle5"], rounds=1, quick=True
     )
     assert {cell.method: cell.correct for cell in result.cells} == {

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.codec import run_codec
-from benchmarks.put import run_put
 from benchmarks.report import write_report
 from benchmarks.results import Result, load
+from benchmarks.scenarios import SCENARIOS
 from mmformat.bench.measure import Cell
 from mmformat.errors import MMFormatError
 
@@ -33,7 +32,9 @@ def _result(**medians_ms: float) -> Result:
 
 def test_the_file_has_every_raw_sample(tmp_path: Path) -> None:
     path = tmp_path / "codec.json"
-    result = run_codec(payloads=["image-small"], methods=["mmformat", "memcpy"], rounds=2)
+    result = SCENARIOS["codec"].run(
+        payloads=["image-small"], methods=["mmformat", "memcpy"], rounds=2
+    )
     result.save(path)
     read = load(path)
     assert read == json.loads(json.dumps(result.to_json()))
@@ -51,7 +52,7 @@ def test_the_file_has_every_raw_sample(tmp_path: Path) -> None:
 
 
 def test_put_is_measured_beside_memcpy() -> None:
-    result = run_put(payloads=["image-small"], quick=True)
+    result = SCENARIOS["put"].run(payloads=["image-small"], quick=True)
     assert {cell.method for cell in result.cells} == {"arena-put", "memcpy", "memcpy-slice"}
     assert all(cell.metrics["put_ns"].n == 3 for cell in result.cells)
     assert result.is_correct

@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.commands import parser
-from benchmarks.fanout import run_fanout
-from benchmarks.growth import run_growth
 from benchmarks.results import load
 from benchmarks.scenarios import SCENARIOS
 from mmformat.cli.front import main
@@ -46,7 +44,7 @@ def _bench(
 def test_fanout_carries_every_bit_to_every_reader() -> None:
     before = set(SHM.glob("bench-mmformat-*"))
     methods = ["mmformat-arena", "mmformat-arena-again", "segment-per-tensor"]
-    result = run_fanout(payloads=["image-small"], methods=methods, ranks=2, rounds=2)
+    result = SCENARIOS["fanout"].run(payloads=["image-small"], methods=methods, ranks=2, rounds=2)
     assert {cell.method: cell.correct for cell in result.cells} == dict.fromkeys(methods, True)
     for cell in result.cells:
         times = {name: samples.values for name, samples in cell.metrics.items()}
@@ -127,7 +125,7 @@ def test_growth_is_drawn_and_says_where_it_pays(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)  # four processes import torch
 def test_the_knee_is_measured_with_real_readers() -> None:
-    result = run_growth(
+    result = SCENARIOS["growth"].run(
         payloads=["ranks", "knee"], methods=["mmformat-arena", "memcpy"], ranks=[1], quick=True
     )
     assert result.is_correct
