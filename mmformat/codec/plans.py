@@ -304,7 +304,13 @@ _seen: Final = SeenBefore(entries=4 * PLANS)
 
 
 def by_plan(
-    frames: Sequence[Any], limits: Limits, *, library: str | None, expand: bool, writable: bool
+    frames: Sequence[Any],
+    limits: Limits,
+    *,
+    library: str | None = None,
+    expand: bool = True,
+    writable: bool = False,
+    make: Make | None = None,
 ) -> MultimodalInputs | None:
     """Decode a message whose structure is known; None leaves it to the full path.
 
@@ -313,7 +319,10 @@ def by_plan(
     frames : sequence of buffers of bytes
         The message.
     limits, library, expand, writable
-        As those of :func:`mmformat.decode`, checked.
+        As those of :func:`mmformat.codec.decode`, checked.
+    make : callable, optional
+        Make each tensor in place of this function, as on a device; its entry is checked, and its
+        data are views of the frames.
     """
     if not frames:
         return None
@@ -346,10 +355,17 @@ def by_plan(
         return None
     memory = _Memory(frames, skeleton, view if is_one else None, views, writable=writable)
     try:
-        tensors = [
-            memory.make(tensor, tensor.is_torch if library is None else library == "torch", expand)
-            for tensor in plan.tensors
-        ]
+        if make is None:
+            tensors = [
+                memory.make(
+                    tensor, tensor.is_torch if library is None else library == "torch", expand
+                )
+                for tensor in plan.tensors
+            ]
+        else:
+            tensors = [
+                make(memory.entry(tensor), tensor.is_torch, tensor.path) for tensor in plan.tensors
+            ]
         hashes = _texts(values, segments, "hash", skeleton.rows)
         identities = _texts(values, segments, "identity", skeleton.rows)
         pad_values = values[segments.slices["pad_value"]]
@@ -447,9 +463,8 @@ class _Memory:
             If a code is not in its dictionary, or a library is missing.
         """
         if not tensor.is_simple:
-            data = [self._bytes(at) for at in tensor.chunks]
             return tensor_of(
-                tensor.entry._replace(data=data),
+                self.entry(tensor),
                 torch=is_torch,
                 expand=expand,
                 writable=self.writable,
@@ -475,6 +490,10 @@ class _Memory:
         if self.alias is None:
             self.alias = writable_memory(self.view, copy=False)
         return tensor.torch(self.alias, offset)
+
+    def entry(self, tensor: _Tensor) -> TensorEntry:
+        """Return the entry of a tensor with its data."""
+        return tensor.entry._replace(data=[self._bytes(at) for at in tensor.chunks])
 
     def _bytes(self, at: int) -> Any:
         number = self.skeleton.numbers[at]

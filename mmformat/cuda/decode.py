@@ -41,6 +41,7 @@ def decode(
     limits: Limits | None = None,
     library: Library | None = None,
     expand: bool = True,
+    writable: bool = True,
 ) -> MultimodalInputs:
     """Decode a message into the inputs that were encoded, on the CPU or on a CUDA device.
 
@@ -56,6 +57,10 @@ def decode(
         Which tensors to make; each as it was sent when omitted.
     expand : bool, default True
         Expand dictionary tensors; otherwise they come as DictionaryTensor.
+    writable : bool, default True
+        On the CPU: copy the elements of torch tensors out of ``bytes`` objects, so that writing to
+        a tensor never changes an immutable object: torch has no read-only tensors. False leaves
+        them where they lie; then do not write to them.
 
     Returns
     -------
@@ -78,11 +83,12 @@ def decode(
 
     Notes
     -----
-    **Copies**: on the CPU none of an uncompressed tensor of more than 12 bytes; compressed
-    tensors and expanded dictionary tensors are written once. To a device: from the first tensor
+    **Copies**: on the CPU none of an uncompressed tensor of more than 12 bytes, except of torch
+    tensors in a ``bytes`` object (see ``writable``); compressed tensors and expanded dictionary
+    tensors are written once. To a device: from the first tensor
     to the last one, each byte once into pinned memory and once over the bus; codes cross the bus
-    and are expanded there. **Lifetime**: on the CPU each tensor keeps its frame alive; a torch
-    tensor over immutable bytes must not be written to; numpy arrays say so themselves. On a device
+    and are expanded there. **Lifetime**: on the CPU each tensor keeps its frame alive; a
+    numpy array over read-only memory is read-only. On a device
     the tensors are views of one allocation, and the source is not needed any more.
 
     References
@@ -96,7 +102,9 @@ def decode(
     {'a': (1, None)}
     """
     if is_cpu(device):
-        return decode_on_cpu(source, limits=limits, library=library, expand=expand)
+        return decode_on_cpu(
+            source, limits=limits, library=library, expand=expand, writable=writable
+        )
     refuse_numpy(library)
     lane = lane_of(resolve_device(device))
     with lane.side():

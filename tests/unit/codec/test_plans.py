@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from mmformat.codec import decode, encode, plans, templates
-from mmformat.codec.columns import write_rows
+from mmformat.codec.columns import TensorEntry, write_rows
 from mmformat.codec.plans import forget_plans
 from mmformat.codec.record_batch import read_batch_metadata
 from mmformat.codec.schema import COLUMNS, SCHEMA_MESSAGE
 from mmformat.codec.templates import forget_templates
+from mmformat.codec.tensors import tensor_of
 from mmformat.errors import DecodeError, EncodeError, LimitError, MMFormatError
 from mmformat.model import DictionaryTensor, Limits, MultimodalDataItem, MultimodalInputs
 from mmformat.testing import Vector, golden_vectors
@@ -412,6 +413,31 @@ def test_a_writable_buffer_is_not_copied() -> None:
         at = data.index(struct.pack("<2f", 9, 9))
         assert at % 4 == 0
         data[:] = bytes(encode(request(2)))
+
+
+def test_a_caller_may_make_the_tensors() -> None:
+    """As on a device: the entries are those of the full path, the data views of the frames."""
+    sent = request(2)
+    data = bytearray(bytes(encode(sent)))
+    for _ in range(WARM):
+        decode(data)
+    start = np.frombuffer(data, np.uint8).ctypes.data
+    for frames in ([memoryview(data)], encode(sent).frames):
+        made: list[Any] = []
+
+        def make(entry: TensorEntry, is_torch: bool, path: str, made: list[Any] = made) -> Any:
+            made.append((entry, is_torch, path))
+            return tensor_of(entry, torch=is_torch, expand=True, path=path)
+
+        inputs = plans.by_plan(frames, Limits(), make=make)
+        assert inputs is not None
+        assert twin_of(inputs) == twin_of(sent)
+        assert len(made) == 10
+        assert made[0][1:] == (True, "$.items[0].feature")
+        chunk = made[0][0].data[0]
+        if len(frames) == 1:
+            at = np.frombuffer(chunk, np.uint8).ctypes.data - start
+            assert 0 < at < len(data)
 
 
 def test_errors_of_the_full_path_keep_their_path() -> None:
