@@ -16,7 +16,17 @@ from mmformat.errors import MMFormatError
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS: Final = ("demo", "encode", "inspect", "verify", "convert", "export", "bench", "shm")
+COMMANDS: Final = (
+    "demo",
+    "encode",
+    "inspect",
+    "verify",
+    "convert",
+    "export",
+    "bench",
+    "shm",
+    "net",
+)
 """Each is a module of this room that exposes ``register(subparsers)``."""
 
 CANNOT_RUN: Final = 3

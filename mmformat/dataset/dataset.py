@@ -52,13 +52,15 @@ def open_dataset(
     library: Library | None = None,
     expand: bool = True,
     timeout_s: float = 60.0,
+    **remote: Any,
 ) -> Dataset:
     """Open a folder of messages, at any depth, as one collection.
 
     Parameters
     ----------
     folder : path
-        With ``*.arrows`` files, whoever wrote them.
+        With ``*.arrows`` files, whoever wrote them; or the URL of a folder that another host
+        serves, ``mmf+flight://host:port`` or ``mmf+flight+tls://host:port``.
     create : bool, default False
         Make the folder when it is not there.
     limits : Limits, optional
@@ -68,7 +70,10 @@ def open_dataset(
     expand : bool, default True
         Expand dictionary tensors; otherwise they come as DictionaryTensor.
     timeout_s : float, default 60
-        How long :meth:`Dataset.add` waits for another writer.
+        How long :meth:`Dataset.add` waits for another writer, or a remote message may take.
+    **remote
+        For a URL: ``cache``, ``capacity_nbytes``, ``tls``, ``token``, ``insecure``, as
+        :func:`mmformat.dataset.remote.open_remote` takes them.
 
     Returns
     -------
@@ -95,8 +100,16 @@ def open_dataset(
     >>> len(dataset), dataset[0].request_data
     (1, {'a': 1})
     """
-    path = check_path(folder, name="folder", error=TransportError)
     check_timeout(timeout_s)
+    if isinstance(folder, str) and folder.startswith("mmf+flight"):
+        from mmformat.dataset.remote import open_remote
+
+        return open_remote(
+            folder, limits=limits, library=library, expand=expand, timeout_s=timeout_s, **remote
+        )
+    if remote:
+        raise ModelError(f"{sorted(remote)} are for a URL, got a folder", path="$.folder")
+    path = check_path(folder, name="folder", error=TransportError)
     try:
         if create:
             path.mkdir(parents=True, exist_ok=True)

@@ -140,6 +140,9 @@ class Transfer:
         Called with the bytes received and the bytes of the message.
     closing : threading.Event, optional
         Ends the transfer with code ``closed``.
+    ticket : callable, optional
+        Makes the ticket of a stream from the number of streams and its first chunk; of a slot
+        when omitted.
 
     Notes
     -----
@@ -159,7 +162,9 @@ class Transfer:
         stream_s: float = 10.0,
         progress: Callable[[int, int], object] | None = None,
         closing: threading.Event | None = None,
+        ticket: Callable[[int, int], bytes] | None = None,
     ) -> None:
+        self._ticket = ticket or self._slot_ticket
         self._closing = closing or threading.Event()
         self._remote = remote
         self.target = target
@@ -250,14 +255,6 @@ class Transfer:
     def _chunks(self, chunk: int) -> Any:
         """Read one stream, from a chunk on, until it ends or breaks; yield after each chunk."""
         remote, api = self._remote, flight()
-        ticket = Ticket(
-            segment_id=remote.segment_id,
-            slot=remote.slot,
-            generation=remote.generation,
-            mirror=self._mirror,
-            streams=self._streams,
-            first=chunk,
-        )
         timeout_s = min(self._stream_s, self._deadline_s - time.monotonic())
         if timeout_s <= 0:
             raise TransportTimeoutError("the deadline passed")
@@ -265,7 +262,8 @@ class Transfer:
         reader = None
         try:
             options = self._connections.options(timeout_s)
-            reader = client.do_get(api.Ticket(bytes(ticket)), options=options)
+            ticket = self._ticket(self._streams, chunk)
+            reader = client.do_get(api.Ticket(ticket), options=options)
             for start in range(chunk * CHUNK_NBYTES, remote.nbytes, self._streams * CHUNK_NBYTES):
                 nbytes = min(CHUNK_NBYTES, remote.nbytes - start)
                 self._store(start, bytes_of(reader.read_chunk().data, nbytes))
@@ -285,6 +283,19 @@ class Transfer:
                 if reader is not None:
                     _cancel(reader)
                 self._connections.drop(client)
+
+    def _slot_ticket(self, streams: int, first: int) -> bytes:
+        remote = self._remote
+        return bytes(
+            Ticket(
+                segment_id=remote.segment_id,
+                slot=remote.slot,
+                generation=remote.generation,
+                mirror=self._mirror,
+                streams=streams,
+                first=first,
+            )
+        )
 
     def _store(self, start: int, chunk: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
         self.target[start : start + chunk.size] = chunk
