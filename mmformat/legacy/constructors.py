@@ -1,18 +1,372 @@
-"""What each kind of allow-listed name does when a pickle calls it: our own functions alone."""
+"""What each allow-listed name builds: numpy and torch values and containers, all our own."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from mmformat.errors import DecodeError, UnsafePickleError
-from mmformat.legacy import numpy_values, torch_values
 from mmformat.legacy.allowlist import ALLOWED
-from mmformat.legacy.latin1 import LatinText
-from mmformat.legacy.nodes import Arguments, Call, Enum, Instance, Marked, Name, Tensor
+from mmformat.legacy.limits import PickleLimits
+from mmformat.legacy.nodes import (
+    Arguments,
+    Call,
+    Enum,
+    Instance,
+    LatinText,
+    Marked,
+    Name,
+    Scalar,
+    Storage,
+    Tensor,
+)
+from mmformat.legacy.torch_files import load_stream
+from mmformat.model.tensors import ITEMSIZE
 
-__all__ = ["resolve"]
+__all__ = [
+    "ITEMSIZE",
+    "ArrayNode",
+    "DTypeNode",
+    "checked_shape",
+    "resolve",
+]
+
+_CODES: Final = {
+    "b1": "bool", "i1": "int8", "i2": "int16", "i4": "int32", "i8": "int64", "u1": "uint8",
+    "u2": "uint16", "u4": "uint32", "u8": "uint64", "f2": "float16", "f4": "float32",
+    "f8": "float64", "c8": "complex64", "c16": "complex128",
+}  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class DTypeNode:
+    """Stand for a numpy dtype: its wire name and byte order."""
+
+    code: str
+    dtype: str | None
+    order: str = "="
+
+    def build(self, state: Any, path: str) -> None:
+        """Take the byte order; fields and sub-arrays make the dtype one of no use here."""
+        if type(state) is not tuple or len(state) < 5 or type(state[1]) is not str:
+            raise DecodeError("expected the state of a numpy dtype", path=path)
+        if state[1] not in ("<", ">", "=", "|"):
+            raise DecodeError(f"expected a byte order, got {state[1][:9]!r}", path=path)
+        self.order = state[1]
+        if any(part is not None for part in state[2:5]):
+            self.dtype = None
+
+    def known(self, path: str) -> str:
+        """Return the wire name or say that there is none."""
+        if self.dtype is None:
+            raise DecodeError(
+                f"expected a dtype of the wire, got numpy {self.code[:20]!r}",
+                path=path,
+                hint="objects, texts, dates and structured dtypes are not converted",
+                code="dtype",
+            )
+        return self.dtype
+
+
+@dataclass(slots=True, eq=False)
+class ArrayNode:
+    """Stand for a numpy array until BUILD brings what it is."""
+
+    limits: PickleLimits
+    tensor: Tensor | None = None
+
+    def build(self, state: Any, path: str) -> None:
+        """Take shape, dtype, order and bytes."""
+        match state:
+            case (int(), tuple() as shape, DTypeNode() as dtype, fortran, data):
+                pass
+            case _:
+                raise DecodeError("expected the state of a numpy array", path=path)
+        if self.tensor is not None:
+            raise DecodeError("expected one BUILD of an array, got a second", path=path)
+        dtype.known(path)
+        if isinstance(data, str):
+            data = data.encode("latin-1", "replace")
+        if not isinstance(data, bytes | memoryview):
+            raise DecodeError(
+                f"expected the bytes of an array, got {type(data).__name__}", path=path
+            )
+        order = "F" if fortran else "C"
+        self.tensor = _numpy_array(
+            memoryview(data), dtype, shape, order=order, limits=self.limits, path=path
+        )
+
+
+def checked_shape(shape: Any, limits: PickleLimits, path: str) -> tuple[int, ...]:
+    """Return ``shape`` when it is a tuple of extents within the limits."""
+    if not isinstance(shape, tuple | list):
+        raise DecodeError(f"expected a shape, got {type(shape).__name__}", path=path)
+    if not all(type(extent) is int and 0 <= extent < 2**62 for extent in shape):
+        raise DecodeError("expected extents of 0 or more", path=path, code="tensor-shape")
+    limits.check("dimensions", len(shape), path)
+    return tuple(shape)
+
+
+def _numpy_array(
+    data: memoryview,
+    dtype: DTypeNode,
+    shape: Any,
+    *,
+    order: str,
+    limits: PickleLimits,
+    path: str,
+) -> Tensor:
+    name = dtype.known(path)
+    extents = checked_shape(shape, limits, path)
+    size = ITEMSIZE[name]
+    nbytes = math.prod(extents) * size
+    data = data.cast("B") if data.format != "B" else data
+    if nbytes != data.nbytes:
+        raise DecodeError(
+            f"expected {nbytes:,} bytes for shape {extents} of {name}, got {data.nbytes:,}",
+            path=path,
+            code="tensor-bounds",
+        )
+    strides = None
+    if order == "F" and len(extents) > 1 and nbytes:
+        strides = tuple(size * math.prod(extents[:axis]) for axis in range(len(extents)))
+    swapped = dtype.order == ">" and size > 1
+    return Tensor("numpy", name, extents, nbytes, data, stride_nbytes=strides, swapped=swapped)
+
+
+def _dtype(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (str() as code, *_):
+            return DTypeNode(code, _CODES.get(code))
+        case (Name(kind="ml-dtype") as name, *_):
+            return DTypeNode(name.name, name.name)
+    raise call.wrong()
+
+
+def _reconstruct(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (Name(kind="numpy-ndarray"), tuple(), bytes() | memoryview() | str()):
+            return ArrayNode(machine.limits)
+    raise call.wrong()
+
+
+def _frombuffer(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (bytes() | memoryview() as data, DTypeNode() as dtype, shape, ("C" | "F") as o, *rest):
+            if rest not in ([], [None]):
+                raise call.wrong()
+            return _numpy_array(
+                memoryview(data), dtype, shape, order=o, limits=machine.limits, path=call.path
+            )
+    raise call.wrong()
+
+
+def _scalar(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (DTypeNode() as dtype, bytes() | memoryview() | str() as data):
+            name = dtype.known(call.path)
+            raw = data.encode("latin-1", "replace") if isinstance(data, str) else bytes(data)
+            if len(raw) != ITEMSIZE[name] or dtype.code not in _CODES:
+                raise call.wrong()
+            plain = np.dtype(name)
+            big = dtype.order == ">"
+            found = np.frombuffer(raw, plain.newbyteorder(">" if big else "<"))[0]
+            return Scalar(found.item(), name)
+    raise call.wrong()
+
+
+_NUMPY_KINDS: Final[Mapping[str, tuple[Call | None, Call | None]]] = {
+    "numpy-dtype": (_dtype, None),
+    "numpy-ndarray": (None, None),
+    "numpy-reconstruct": (_reconstruct, None),
+    "numpy-frombuffer": (_frombuffer, None),
+    "numpy-scalar": (_scalar, None),
+    "ml-dtype": (None, None),
+}
+
+
+def _load_from_bytes(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (bytes() | memoryview() as data,):
+            view = memoryview(data)
+            machine.limits.check("nesting", machine.nesting + 1, call.path)
+            value = load_stream(machine, view, call.path)
+            if type(value) is not Storage:
+                raise DecodeError("expected a torch storage in a nested stream", path=call.path)
+            return value
+    raise call.wrong()
+
+
+def _tensor(
+    machine: Any, call: Arguments, view: tuple[Any, Any, Any, Any], dtype: str | None = None
+) -> Tensor:
+    storage, offset, shape, stride = view
+    if type(storage) is not Storage:
+        raise call.wrong()
+    name = dtype or storage.dtype
+    if name is None:
+        raise DecodeError("expected a storage with a dtype", path=call.path)
+    if dtype is not None and storage.dtype not in (None, dtype):
+        raise DecodeError(f"expected a storage of {dtype}, got {storage.dtype}", path=call.path)
+    shape = shape.value if type(shape) is Marked and shape.kind == "torch.Size" else shape
+    extents = checked_shape(shape, machine.limits, call.path)
+    strides = checked_shape(stride, machine.limits, call.path)
+    if len(strides) != len(extents) or type(offset) is not int or not 0 <= offset < 2**62:
+        raise DecodeError(
+            "expected an offset and one stride an axis", path=call.path, code="tensor-bounds"
+        )
+    size = ITEMSIZE[name]
+    count = math.prod(extents)
+    nbytes = count * size
+    if count:
+        last = offset + sum((n - 1) * step for n, step in zip(extents, strides, strict=True))
+        if (last + 1) * size > storage.nbytes:
+            raise DecodeError(
+                f"expected a view within {storage.nbytes:,} bytes of storage, got one that ends "
+                f"at {(last + 1) * size:,}",
+                path=call.path,
+                code="tensor-bounds",
+            )
+    return Tensor(
+        "torch",
+        name,
+        extents,
+        nbytes,
+        storage,
+        offset_nbytes=offset * size,
+        stride_nbytes=None if _contiguous(extents, strides) else tuple(s * size for s in strides),
+        location=storage.location,
+    )
+
+
+def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for extent, step in zip(reversed(shape), reversed(strides), strict=True):
+        if extent == 0:
+            return True
+        if extent != 1 and step != expected:
+            return False
+        expected *= extent
+    return True
+
+
+def _finish(tensor: Tensor, requires_grad: Any, metadata: Any, call: Arguments) -> Tensor:
+    if type(requires_grad) is not bool:
+        raise call.wrong()
+    tensor.requires_grad = requires_grad
+    if metadata is not None:
+        if type(metadata) is not dict or not metadata.keys() <= {"conj", "neg"}:
+            raise call.wrong()
+        tensor.conjugate = bool(metadata.get("conj"))
+        tensor.negative = bool(metadata.get("neg"))
+    return tensor
+
+
+def _rebuild_v1(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (storage, offset, shape, stride):
+            return _tensor(machine, call, (storage, offset, shape, stride))
+    raise call.wrong()
+
+
+def _rebuild_v2(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (storage, offset, shape, stride, grad, _, *rest) if len(rest) <= 1:
+            tensor = _tensor(machine, call, (storage, offset, shape, stride))
+            return _finish(tensor, grad, rest[0] if rest else None, call)
+    raise call.wrong()
+
+
+def _rebuild_v3(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (storage, offset, shape, stride, grad, _, Name(kind="torch-dtype") as dtype, *rest):
+            if len(rest) > 1:
+                raise call.wrong()
+            tensor = _tensor(machine, call, (storage, offset, shape, stride), dtype.name)
+            return _finish(tensor, grad, rest[0] if rest else None, call)
+    raise call.wrong()
+
+
+def _parameter(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (Tensor() as data, bool() as grad, _):
+            data.requires_grad = grad
+            return data
+        case (Tensor() as data, bool() as grad, _, state):
+            data.requires_grad = grad
+            data.build(state, call.path)
+            return data
+    raise call.wrong()
+
+
+def _from_type(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (Name(call=rebuild) as function, Name(kind="torch-class"), tuple() as args, state):
+            if function.kind in ("torch-tensor-v2", "torch-tensor-v3") and rebuild is not None:
+                tensor: Tensor = rebuild(machine, Arguments(function, args, call.path))
+                if call.values[1].name == "TransportProxyTensor":
+                    return _proxy(tensor, state, call)
+                # torch sets each entry of the state as an attribute; ours are only kept.
+                tensor.build(state, call.path)
+                return tensor
+    raise UnsafePickleError(
+        "expected torch._tensor._rebuild_from_type_v2 of a tensor, got another use",
+        path=call.path,
+        code="unsafe-pickle-call",
+    )
+
+
+def _proxy(tensor: Tensor, state: Any, call: Arguments) -> Tensor:
+    # SGLang's __setstate__ takes the data from the state, by CUDA IPC when that was the transport.
+    if type(state) is not dict:
+        raise call.wrong()
+    if state.get("ipc_extra") is not None:
+        raise DecodeError(
+            "expected the bytes of a tensor, got a CUDA IPC handle",
+            path=call.path,
+            hint="the handle ended with its process: write the pickle with the default transport",
+            code="dangling-ipc",
+        )
+    data = state.get("tensor_data")
+    found = data if type(data) is Tensor else tensor
+    found.attributes = {"_metadata": state.get("metadata")}
+    return found
+
+
+def _size(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (tuple() | list() as shape,):
+            return Marked("torch.Size", checked_shape(shape, machine.limits, call.path))
+    raise call.wrong()
+
+
+def _device(machine: Any, call: Arguments) -> Any:
+    match call.values:
+        case (str() as kind,):
+            return Marked("torch.device", kind)
+        case (str() as kind, int() as index):
+            return Marked("torch.device", f"{kind}:{index}")
+    raise call.wrong()
+
+
+_TORCH_KINDS: Final[Mapping[str, tuple[Call | None, Call | None]]] = {
+    "torch-tensor-v1": (_rebuild_v1, None),
+    "torch-tensor-v2": (_rebuild_v2, None),
+    "torch-tensor-v3": (_rebuild_v3, None),
+    "torch-parameter": (_parameter, None),
+    "torch-from-type": (_from_type, None),
+    "torch-load-bytes": (_load_from_bytes, None),
+    "torch-storage": (None, None),
+    "torch-dtype": (None, None),
+    "torch-class": (None, None),
+    "torch-size": (_size, None),
+    "torch-device": (_device, None),
+}
+
 
 _ARRAY_DTYPES: Final = {
     "b": "int8", "B": "uint8", "h": "int16", "H": "uint16", "i": "int32", "I": "uint32",
@@ -182,7 +536,7 @@ def _array_reconstructor(machine: Any, call: Arguments) -> Any:
 
 
 def _flat(dtype: str, data: memoryview, call: Arguments) -> Tensor:
-    size = numpy_values.ITEMSIZE[dtype]
+    size = ITEMSIZE[dtype]
     if data.nbytes % size:
         raise call.wrong()
     return Tensor("numpy", dtype, (data.nbytes // size,), data.nbytes, data)
@@ -210,8 +564,8 @@ _KINDS: Final[dict[str, tuple[Call | None, Call | None]]] = {
     "enum": (_enum, None),
     "pickle-wrapper": (None, None),
     "msgspec-rebuild": (_msgspec, None),
-    **numpy_values.KINDS,
-    **torch_values.KINDS,
+    **_NUMPY_KINDS,
+    **_TORCH_KINDS,
 }
 
 

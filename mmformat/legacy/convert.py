@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from mmformat.errors import ModelError
-from mmformat.legacy.landing import Lander, Library, TensorMaker
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.mapping import Mapping, joined
 from mmformat.legacy.nodes import Tensor
@@ -18,7 +17,7 @@ from mmformat.legacy.plain import Values
 from mmformat.legacy.reading import Reading, read
 from mmformat.legacy.report import ConversionReport
 from mmformat.legacy.sandbox import Block, read_isolated
-from mmformat.legacy.source import PickleSource, Source
+from mmformat.legacy.storage import Lander, Library, PickleSource, Source, TensorMaker
 from mmformat.model.arguments import check_type
 from mmformat.model.item import MultimodalInputs
 

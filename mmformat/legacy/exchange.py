@@ -6,9 +6,8 @@ import json
 from typing import Any, Final
 
 from mmformat.errors import DecodeError
-from mmformat.legacy.constructors import resolve
+from mmformat.legacy.constructors import ArrayNode, DTypeNode, resolve
 from mmformat.legacy.nodes import Enum, Instance, Marked, Name, Scalar, Storage, Tensor
-from mmformat.legacy.numpy_values import ArrayNode, DTypeNode
 from mmformat.model.tensors import ITEMSIZE
 
 __all__ = ["dump", "load"]

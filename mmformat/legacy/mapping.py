@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmformat.legacy.bounds import Found
 from mmformat.legacy.nodes import Instance, Marked
 from mmformat.legacy.plain import Values
-from mmformat.legacy.sglang_enums import Members
+from mmformat.legacy.reading import Found
 from mmformat.legacy.sglang_shapes import (
     BATCHES,
     INPUTS,
     ITEM,
     REQUESTS,
+    Members,
     SGLang,
     is_request_dict,
 )

@@ -27,14 +27,11 @@ import numpy.typing as npt
 from mmformat import errors
 from mmformat.errors import DecodeError, IntegrityError, LimitError, MMFormatError
 from mmformat.legacy import exchange
-from mmformat.legacy.bounds import measure
-from mmformat.legacy.channel import receive, send
-from mmformat.legacy.child import NO_MEMORY, SCRATCH_NBYTES
-from mmformat.legacy.landing import ALIGNMENT
+from mmformat.legacy.child import NO_MEMORY, SCRATCH_NBYTES, receive, send
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.nodes import Tensor
-from mmformat.legacy.reading import Reading
-from mmformat.legacy.source import Source
+from mmformat.legacy.reading import Reading, measure
+from mmformat.legacy.storage import ALIGNMENT, Source
 
 __all__ = ["Block", "read_isolated"]
 

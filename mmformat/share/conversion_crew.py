@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from mmformat.errors import TransportError
-from mmformat.legacy.channel import receive, send
-from mmformat.legacy.landing import TensorMaker
+from mmformat.legacy.child import receive, send
+from mmformat.legacy.storage import TensorMaker
 from mmformat.share.conversion_job import FileResult, Job
 
 __all__ = ["PROCESSES_FROM", "run_jobs", "work"]

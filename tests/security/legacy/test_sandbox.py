@@ -16,7 +16,7 @@ import pytest
 
 import mmformat as mm
 from mmformat.legacy import PickleLimits, convert, convert_all, sandbox
-from mmformat.legacy.seccomp import confine
+from mmformat.legacy.child import confine
 
 ROOT = Path(__file__).parents[3]
 FORBIDDEN = {
@@ -43,7 +43,7 @@ GIVEN = {
 def confined(action: str) -> subprocess.CompletedProcess[str]:
     script = (
         "import os, socket, threading, resource, sys\n"
-        "from mmformat.legacy.seccomp import confine\n"
+        "from mmformat.legacy.child import confine\n"
         "assert confine()\n"
         f"try:\n    {action}\nexcept (OSError, ValueError):\n    os.write(1, b'refused')\n"
         "else:\n    os.write(1, b'done')\n"

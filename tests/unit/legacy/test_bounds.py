@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import mmformat as mm
-from mmformat.legacy.bounds import measure
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.nodes import Instance, Marked, Tensor
+from mmformat.legacy.reading import measure
 
 
 def test_shared_values_count_at_each_place() -> None:

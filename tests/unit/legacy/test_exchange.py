@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 import mmformat as mm
-from mmformat.legacy.constructors import resolve
+from mmformat.legacy.constructors import DTypeNode, resolve
 from mmformat.legacy.exchange import dump, load
 from mmformat.legacy.nodes import Enum, Instance, Marked, Scalar, Tensor
-from mmformat.legacy.numpy_values import DTypeNode
 
 
 def through(*roots: Any, tensors: list[Tensor] | None = None) -> list[Any]:

@@ -11,7 +11,7 @@ import pytest
 
 import mmformat as mm
 from mmformat.legacy import convert
-from mmformat.legacy.latin1 import LONG_NBYTES, LatinText
+from mmformat.legacy.nodes import LONG_NBYTES, LatinText
 
 
 @pytest.mark.parametrize("nbytes", [0, 1, LONG_NBYTES - 1, LONG_NBYTES, 3 * LONG_NBYTES + 7])

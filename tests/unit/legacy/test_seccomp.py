@@ -6,7 +6,7 @@ import struct
 
 import pytest
 
-from mmformat.legacy import seccomp
+from mmformat.legacy import child as seccomp
 
 ALLOW, KILL, EPERM = 0x7FFF0000, 0x80000000, 0x00050001
 

@@ -1,4 +1,4 @@
-"""Put a tensor's bytes where they shall stay, and make a torch tensor or a numpy array of them."""
+"""Where a pickle's bytes lie, and where the bytes of its tensors are put."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import importlib.util
 import mmap
+import os
+import stat
 import sys
 from collections import Counter
 from typing import Any, Final, Literal
@@ -14,13 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from mmformat._extras import install
-from mmformat.errors import DecodeError, MissingExtraError
-from mmformat.legacy.latin1 import give_back
-from mmformat.legacy.nodes import Storage, Tensor
-from mmformat.model.arguments import check_text
+from mmformat.errors import DecodeError, MissingExtraError, ModelError
+from mmformat.legacy.nodes import Storage, Tensor, give_back
+from mmformat.model.arguments import check_path, check_text
 from mmformat.model.tensors import ITEMSIZE, numpy_dtype, torch_dtype
 
-__all__ = ["Lander", "Library", "TensorMaker", "layout"]
+__all__ = [
+    "Lander",
+    "Library",
+    "PickleSource",
+    "Source",
+    "TensorMaker",
+    "layout",
+]
 
 Library = Literal["auto", "torch", "numpy"]
 """What a torch tensor of a pickle becomes; a numpy array always stays one."""
@@ -191,3 +199,84 @@ class TensorMaker:
         if self._torch is None:
             self._torch = "torch" in sys.modules or importlib.util.find_spec("torch") is not None
         return self._torch
+
+
+PickleSource = str | os.PathLike[str] | bytes | bytearray | memoryview
+"""What can be converted: a path, or the bytes themselves."""
+
+
+class Source:
+    """Hold the bytes of a pickle for the time of a conversion.
+
+    Parameters
+    ----------
+    source : str, path, bytes, bytearray or memoryview
+        A path is opened and mapped; bytes stay where they are.
+
+    Raises
+    ------
+    ModelError
+        For another type.
+    DecodeError
+        When the file cannot be read.
+
+    Notes
+    -----
+    **Copies**: none. A file that shrinks while it is read ends the reading process with SIGBUS,
+    which the sandbox turns into an error.
+    """
+
+    def __init__(self, source: PickleSource) -> None:
+        self._map: mmap.mmap | None = None
+        self.descriptor: int | None = None
+        if isinstance(source, bytes | bytearray | memoryview):
+            self.name = "<bytes>"
+            try:
+                self.view = memoryview(source).cast("B").toreadonly()
+            except TypeError as error:
+                raise ModelError(
+                    f"expected contiguous bytes, got: {error}", path="$.source"
+                ) from error
+            return
+        if not isinstance(source, str | os.PathLike):
+            raise ModelError(
+                f"expected a path or bytes, got {type(source).__name__}", path="$.source"
+            )
+        self.name = str(check_path(source, name="source"))
+        try:
+            # A pipe would otherwise be waited for until somebody writes to it.
+            options = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+            self.descriptor = os.open(self.name, options)
+            self._open(self.descriptor)
+        except DecodeError:
+            self.close()
+            raise
+        except OSError as error:
+            self.close()
+            raise DecodeError(f"expected a readable file, got: {error}", path="$") from error
+
+    def _open(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise DecodeError(f"expected a file, got {self.name}", path="$")
+        if status.st_size == 0:
+            self.view = memoryview(b"")
+            return
+        self._map = mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE)
+        self.view = memoryview(self._map)
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give descriptor and mapping back; views of it that are still held keep the mapping."""
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def lander(self, tensors: list[Tensor]) -> Lander:
+        """Return what writes tensors of this source to where they belong."""
+        return Lander(tensors, self._map)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mmformat as mm
-from mmformat.legacy import convert, torch_stream
+from mmformat.legacy import convert, torch_files
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32,
           torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64)  # fmt: skip
@@ -27,9 +27,9 @@ def stream_of(tensor: torch.Tensor) -> bytes:
 def test_both_ways_agree(dtype: torch.dtype, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = torch.arange(count).to(dtype)
     data = pickle.dumps({"x": tensor}, 4)
-    assert torch_stream._usual(memoryview(stream_of(tensor)), set()) is not None
+    assert torch_files._usual(memoryview(stream_of(tensor)), set()) is not None
     short = convert(data, isolated=False).request_data["x"]
-    monkeypatch.setattr(torch_stream, "_usual", lambda source, seen: None)
+    monkeypatch.setattr(torch_files, "_usual", lambda source, seen: None)
     long = convert(data, isolated=False).request_data["x"]
     assert short.dtype == long.dtype == dtype
     assert torch.equal(short, tensor)
@@ -53,5 +53,5 @@ def test_a_changed_byte_ends_alike(monkeypatch: pytest.MonkeyPatch) -> None:
         for value in (0, 0xFF, data[position] ^ 1):
             cases.append(data[:position] + bytes([value]) + data[position + 1 :])
     short = [end(case) for case in cases]
-    monkeypatch.setattr(torch_stream, "_usual", lambda source, seen: None)
+    monkeypatch.setattr(torch_files, "_usual", lambda source, seen: None)
     assert short == [end(case) for case in cases]
