@@ -145,18 +145,18 @@ def read_tables(paths: list[str]) -> Any:
     return pa.concat_tables(tables)
 
 
-def write_arrow_file(table: Any, path: str) -> None:
+def write_arrow_file(table: Any, sink: object) -> None:
     """Write a table in Arrow's file format."""
-    with pa.OSFile(path, "wb") as sink, ipc.new_file(sink, table.schema) as writer:
+    with ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
 
 
-def write_parquet_file(table: Any, path: str) -> None:
+def write_parquet_file(table: Any, sink: object) -> None:
     """Write a table as Parquet, whose lists hold plain binary in place of binary views."""
     from pyarrow import parquet
 
     schema = pa.schema([field.with_type(_without_views(field.type)) for field in table.schema])
-    parquet.write_table(table.cast(schema), path, compression="none")
+    parquet.write_table(table.cast(schema), sink, compression="none")
 
 
 def _without_views(kind: Any) -> Any:

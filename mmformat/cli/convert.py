@@ -11,7 +11,7 @@ from mmformat.cli.output import Output, megabytes
 from mmformat.cli.recognize import missing, recognize
 
 if TYPE_CHECKING:
-    from mmformat.share.conversion import ConversionSummary
+    from mmformat.legacy.batch.conversion import ConversionSummary
 
 __all__ = ["register"]
 
@@ -46,6 +46,9 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--dry-run", action="store_true", help="read everything, write nothing")
     parser.add_argument("--again", action="store_true", help="also what an earlier run has done")
     parser.add_argument(
+        "--force", action="store_true", help="replace files that were not made from the same source"
+    )
+    parser.add_argument(
         "--compression", choices=("lz4", "zstd", "auto"), help="for tensors over 10 MiB"
     )
     parser.add_argument(
@@ -60,7 +63,7 @@ def register(subparsers: Subparsers) -> None:
 
 def run(arguments: argparse.Namespace, output: Output) -> int:
     """Convert: 0 when every file was, 1 when one was not."""
-    from mmformat.share.conversion import convert_files
+    from mmformat.legacy.batch.conversion import convert_files
 
     for source in arguments.sources:
         # A glob may match nothing; a name without wildcards is a file that must be there.
@@ -79,6 +82,7 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
             verify=arguments.verify,
             dry_run=arguments.dry_run,
             again=arguments.again,
+            force=arguments.force,
             compression=arguments.compression,
             sglang_version=arguments.sglang_version,
             progress=lambda result, done, total: follow(result.source, done / max(1, total)),
@@ -107,6 +111,8 @@ def _show(summary: ConversionSummary, output: Output) -> None:
         ("seconds", f"{values['duration_s']:.1f}"),
     ]
     output.table(("files", str(values["sources"])), rows, right=[str(values["sources"])])
+    if summary.journal is not None:
+        output.note(f"what is done is noted in {summary.journal}")
     changed = [
         (result.source, note["path"], note["kind"], note["text"])
         for result in summary.results

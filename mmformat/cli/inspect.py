@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mmformat._files import written_whole
 from mmformat.cli.files import add_paths, each_message
 from mmformat.cli.options import Subparsers, UsageError, add_command
 from mmformat.cli.output import Output, megabytes
-from mmformat.errors import MMFormatError
 
 if TYPE_CHECKING:
     from mmformat.codec.describe import ItemDescription, MessageDescription, TensorDescription
@@ -82,11 +82,10 @@ def _draw(arguments: argparse.Namespace, output: Output) -> int:
     if target == "-":
         output.bytes([page.encode()])
         return 0
-    try:
-        nbytes = Path(target).write_bytes(page.encode())
-    except OSError as error:
-        reason = error.strerror or error
-        raise MMFormatError(f"expected to write {target}, got: {reason}") from error
+    content = page.encode()
+    with written_whole(target) as file:
+        file.write(content)
+    nbytes = len(content)
     if output.wants_json:
         output.json({"path": str(path), "html": target, "nbytes": nbytes})
     else:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, SupportsIndex, TypeVar
 
 from blake3 import blake3
 
+from mmformat._files import open_new
 from mmformat.arena.arguments import check_timeout
 from mmformat.codec import encode
 from mmformat.codec.decode import Library, decode
@@ -25,7 +26,6 @@ from mmformat.model.identity import identity_of
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
-from mmformat.share.journal import open_new
 
 __all__ = ["Dataset", "DatasetFinding", "open_dataset"]
 

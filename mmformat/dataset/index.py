@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from mmformat._files import open_new
 from mmformat.codec.describe import describe
 from mmformat.errors import MMFormatError, TransportError, TransportTimeoutError
 from mmformat.model.limits import Limits
-from mmformat.share.journal import open_new
 
 __all__ = ["LOG", "SUFFIX", "DatasetIndex", "Entry"]
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from mmformat._arrow import read_tables, write_arrow_file, write_parquet_file
+from mmformat._files import written_whole
 from mmformat.errors import ModelError, TransportError
 
 __all__ = ["FORMATS", "table_of", "write_table"]
@@ -70,15 +70,6 @@ def write_table(paths: Iterable[str | os.PathLike[str]], target: str | os.PathLi
     if write is None:
         raise ModelError(f"the file must end in {', '.join(FORMATS)}, got {target.name!r}")
     table = table_of(paths)
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        os.close(handle)
-        try:
-            write(table, name)
-            Path(name).replace(target)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise TransportError(f"cannot write {target}: {error.strerror or error}") from error
+    with written_whole(target) as file:
+        write(table, file)
     return int(table.num_rows)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from mmformat.errors import DecodeError, UnsafePickleError
-
-if TYPE_CHECKING:
-    from mmformat.legacy.machine import Machine
 
 __all__ = [
     "LONG_NBYTES",
@@ -30,7 +27,8 @@ __all__ = [
     "long_text",
 ]
 
-Call = Callable[["Machine", Any], Any]
+Call = Callable[[Any, Any], Any]
+"""A machine and the :class:`Arguments` of a call, to an inert value."""
 
 
 @dataclass(slots=True, eq=False)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from mmformat._arrow import buffer_of
+from mmformat._files import written_whole
 from mmformat.errors import ModelError, TransportError
 from mmformat.model.arguments import check_path
 from mmformat.model.tensors import StridedBytes
@@ -123,28 +122,19 @@ class EncodedMessage:
         return position
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the message to a file: whole or not at all, readable by its owner alone.
+        """Write the message to a file: whole or not at all.
+
+        A new file is readable by its owner alone; one that is replaced keeps its mode. A symbolic
+        link stands for its target, and a pipe or a character device is written to directly.
 
         Raises
         ------
         TransportError
             When the file cannot be written; no partial file is left.
         """
-        target = check_path(path, name="path", error=TransportError)
-        temporary = None
-        try:
-            descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-            with os.fdopen(descriptor, "wb") as file:
-                for frame in self.frames:
-                    file.write(frame)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(target)
-        except OSError as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
-            reason = error.strerror or error  # without the name of the temporary file
-            raise TransportError(f"expected to write {target}, got: {reason}") from error
+        with written_whole(check_path(path, name="path", error=TransportError)) as file:
+            for frame in self.frames:
+                file.write(frame)
 
 
 _FRAMES: Final = frozenset({bytes, type(buffer_of(b"")), StridedBytes})

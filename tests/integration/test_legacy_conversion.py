@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 
 import mmformat as mm
-from mmformat.arena import conversion_crew, conversion_job
 from mmformat.legacy import convert_all
-from mmformat.share.comparison import digests
-from mmformat.share.conversion import FileResult, convert_files, find_sources
-from mmformat.share.journal import JOURNAL
+from mmformat.legacy.batch import job as conversion_job
+from mmformat.legacy.batch import workers as conversion_crew
+from mmformat.legacy.batch.conversion import FileResult, convert_files, find_sources
+from mmformat.legacy.batch.job import digests
+from mmformat.legacy.batch.journal import JOURNAL
 
 ROOT = Path(__file__).parents[2]
 FIXTURES = ROOT / "tests" / "data" / "legacy"
@@ -96,11 +97,12 @@ def test_a_second_run_does_what_is_left(sources: Path, tmp_path: Path) -> None:
 
 SLOW = """
 import sys, time
-from mmformat.arena import conversion, conversion_crew, conversion_job
+from mmformat.legacy.batch import conversion
+from mmformat.legacy.batch import job as conversion_job, workers as conversion_crew
 conversion_crew.PROCESSES_FROM = int(sys.argv[3])
 real = conversion_job.write_message
-def slow(message, path):
-    real(message, path)
+def slow(message, path, **how):
+    real(message, path, **how)
     print(path.name, flush=True)
     time.sleep(0.02)
 conversion_job.write_message = slow
@@ -119,7 +121,7 @@ def test_a_killed_run_of_threads_is_resumed(sources: Path, tmp_path: Path) -> No
     )
     assert ran.stdout is not None
     for _ in range(8):
-        ran.stdout.readline()
+        assert ran.stdout.readline(), "it ended before it could be killed"
     ran.send_signal(signal.SIGKILL)
     ran.wait()
     ran.stdout.close()
@@ -155,7 +157,7 @@ def test_a_killed_run_of_processes_is_resumed(tmp_path: Path) -> None:
     for number in range(600):
         (folder / f"{number:03}.pkl").write_bytes(pickle.dumps({"n": number}))
     script = (
-        "import sys\nfrom mmformat.share.conversion import convert_files\n"
+        "import sys\nfrom mmformat.legacy.batch.conversion import convert_files\n"
         "convert_files([sys.argv[1]], sys.argv[2], workers=2,"
         " progress=lambda *call: print(call[1], flush=True))\n"
     )
@@ -203,7 +205,8 @@ def test_processes_do_what_threads_do(
 
 KILLER = """
 import os, sys
-from mmformat.arena import conversion_crew, conversion_job
+from mmformat.legacy.batch import job as conversion_job
+from mmformat.legacy.batch import workers as conversion_crew
 real = conversion_job.Job.run
 def run(job):
     if job.source.name == "03.pkl":
@@ -303,7 +306,7 @@ def test_verify_finds_what_was_written_wrongly(
 ) -> None:
     """A message of other inputs is found, removed, and not noted as done."""
 
-    def wrong(message: mm.EncodedMessage, path: Path) -> None:
+    def wrong(message: mm.EncodedMessage, path: Path, *, replaces: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         mm.encode(mm.MultimodalInputs(request_data={"n": -1})).save(path)
 

@@ -80,3 +80,34 @@ def test_nothing_to_convert_is_an_error_with_a_reason(tmp_path: Path) -> None:
     assert run.returncode in (1, 3)
     assert "error:" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_message_of_something_else_is_not_replaced(folder: Path, tmp_path: Path) -> None:
+    """Only what an earlier run made of the same source is written over without being asked."""
+    target = tmp_path / "x.arrows"
+    mm.encode(mm.MultimodalInputs(request_data={"mine": 1})).save(target)
+    before = target.read_bytes()
+    refused = convert(folder / "good.pkl", "-o", target)
+    assert refused.returncode == 1
+    assert f"{target} exists" in refused.stderr and "--force" in refused.stderr
+    assert target.read_bytes() == before
+    forced = convert(folder / "good.pkl", "-o", target, "--force")
+    assert forced.returncode == 0, forced.stderr
+    assert "pixel_values" in mm.decode(target).request_data
+    assert str(tmp_path / ".mmformat-convert.jsonl") in forced.stderr
+    values = {"pixel_values": np.zeros((1, 1), np.float32)}
+    (folder / "good.pkl").write_bytes(pickle.dumps(values, protocol=4))
+    assert convert(folder / "good.pkl", "-o", target).returncode == 0, "the same source, changed"
+
+
+def test_a_folder_that_no_run_wrote_to_is_not_written_over(folder: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    mm.encode(mm.MultimodalInputs(request_data={"mine": 1})).save(new / "good.pkl.arrows")
+    for _ in range(2):  # that a run was refused is no leave for the next
+        assert convert(folder, "-o", new).returncode == 1
+        assert mm.decode(new / "good.pkl.arrows").request_data == {"mine": 1}
+    assert convert(folder, "-o", new, "--force").returncode == 0
+    assert "pixel_values" in mm.decode(new / "good.pkl.arrows").request_data
+    (new / ".mmformat-convert.jsonl").unlink()  # as if a run had been killed before it noted it
+    assert convert(folder, "-o", new).returncode == 0, "the same bytes are there"

@@ -1,21 +1,88 @@
-"""One source of a conversion of many: what is to be done, what became of it, and the doing."""
+"""One source of a batch: what is to be done, the doing, and how the result was compared."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
-from mmformat.codec import encode
-from mmformat.errors import MMFormatError
-from mmformat.legacy import Conversion, PickleLimits, convert_all
-from mmformat.model.compression import Compression
-from mmformat.share.comparison import verify_file
-from mmformat.share.journal import write_message
+from blake3 import blake3
 
-__all__ = ["FileResult", "Job"]
+from mmformat.codec import encode
+from mmformat.codec.decode import decode
+from mmformat.errors import IntegrityError, MMFormatError
+from mmformat.legacy import Conversion, PickleLimits, convert_all
+from mmformat.legacy.batch.journal import write_message
+from mmformat.model.compression import Compression
+from mmformat.model.item import MultimodalInputs
+from mmformat.model.tensors import is_tensor, tensor_buffer, tensor_spec
+
+__all__ = [
+    "FileResult",
+    "Job",
+    "digests",
+    "verify_file",
+]
+
+
+def digests(inputs: MultimodalInputs) -> list[tuple[str, str]]:
+    """Return a path and a text for each value of the inputs; of a tensor its dtype, shape, hash.
+
+    Two inputs are equal when these lists are.
+
+    Examples
+    --------
+    >>> digests(MultimodalInputs(request_data={"n": 7}))
+    [('$.request_data', 'dict of 1'), ("$.request_data['n']", '7')]
+    """
+    made: list[tuple[str, str]] = []
+    for index, item in enumerate(inputs.items):
+        for name in ("modality", "format", "hash", "pad_value", "identity", "offsets", "feature",
+                     "precomputed_embeddings", "model_specific_data"):  # fmt: skip
+            _digest(getattr(item, name), f"$.items[{index}].{name}", made)
+    _digest(inputs.request_data, "$.request_data", made)
+    return made
+
+
+def _digest(value: Any, path: str, made: list[tuple[str, str]]) -> None:
+    if is_tensor(value):
+        spec = tensor_spec(value, path=path)
+        mark = blake3(memoryview(tensor_buffer(value, path=path))).hexdigest()
+        made.append((path, f"{spec.dtype} {spec.shape} {mark}"))
+    elif isinstance(value, dict):
+        made.append((path, f"dict of {len(value)}"))
+        for key, part in value.items():
+            _digest(part, f"{path}[{key!r}]", made)
+    elif isinstance(value, list | tuple):
+        made.append((path, f"{type(value).__name__} of {len(value)}"))
+        for index, part in enumerate(value):
+            _digest(part, f"{path}[{index}]", made)
+    else:
+        made.append((path, repr(value)))
+
+
+def verify_file(inputs: MultimodalInputs, path: Path) -> None:
+    """Decode a message file and compare it with the inputs; an unequal one is removed.
+
+    Raises
+    ------
+    IntegrityError
+        Naming the first value that differs.
+    DecodeError
+        When the file is no message.
+    """
+    wanted, got = digests(inputs), digests(decode(path))
+    for (where, one), (there, other) in zip(wanted, got, strict=False):
+        if (where, one) != (there, other):
+            path.unlink(missing_ok=True)
+            raise IntegrityError(f"expected {one} at {where}, got {other} at {there}")
+    if len(wanted) != len(got):
+        path.unlink(missing_ok=True)
+        raise IntegrityError(f"expected {len(wanted)} values, got {len(got)}")
+
 
 _BUG: Final = "unexpected"
 
@@ -76,6 +143,9 @@ class Job:
     isolated: bool = True
     limits: PickleLimits | None = None
     sglang_version: str | None = None
+    replaces: Sequence[str] = ()
+    """Names of messages that an earlier run made of this source."""
+    force: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the job as JSON values."""
@@ -90,6 +160,7 @@ class Job:
             "target": Path(values["target"]),
             "compression": None if compression is None else Compression(**compression),
             "limits": None if limits is None else PickleLimits(**limits),
+            "replaces": tuple(values["replaces"]),
         }
         return cls(**{**values, **parts})
 
@@ -139,7 +210,7 @@ def _convert(job: Job, source: str, begin_s: float) -> FileResult:
         nbytes += message.nbytes
         if job.dry_run:
             continue
-        write_message(message, path)
+        write_message(message, path, replaces=job.force or path.name in job.replaces)
         outputs.append(str(path))
         if job.verify:
             verify_file(inputs, path)

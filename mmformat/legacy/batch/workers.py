@@ -20,9 +20,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from mmformat.errors import TransportError
+from mmformat.legacy.batch.job import FileResult, Job
 from mmformat.legacy.child import receive, send
 from mmformat.legacy.storage import TensorMaker
-from mmformat.share.conversion_job import FileResult, Job
 
 __all__ = ["PROCESSES_FROM", "run_jobs", "work"]
 
@@ -34,7 +34,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _MOST_TRIES: Final = 2
 _BOOT: Final = (
     "import json,sys; sys.path[:]=json.loads(sys.argv[3]); "
-    "from mmformat.share.conversion_crew import work; work(int(sys.argv[1]), int(sys.argv[2]))"
+    "from mmformat.legacy.batch.workers import work; work(int(sys.argv[1]), int(sys.argv[2]))"
 )
 Take = Callable[[int, FileResult], None]
 

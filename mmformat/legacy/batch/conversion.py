@@ -6,16 +6,16 @@ import glob
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from mmformat.errors import ModelError
 from mmformat.legacy import PickleLimits
+from mmformat.legacy.batch.job import FileResult, Job
+from mmformat.legacy.batch.journal import Journal
+from mmformat.legacy.batch.workers import run_jobs
 from mmformat.model.compression import Compression
-from mmformat.share.conversion_crew import run_jobs
-from mmformat.share.conversion_job import FileResult, Job
-from mmformat.share.journal import Journal
 
 __all__ = ["ConversionSummary", "FileResult", "convert_files", "find_sources"]
 
@@ -35,6 +35,8 @@ class ConversionSummary:
 
     results: list[FileResult] = field(default_factory=list)
     duration_s: float = 0.0
+    journal: str | None = None
+    """The file that notes what is done; None for a dry run."""
 
     def count(self, status: str) -> int:
         """Return how many sources ended so."""
@@ -64,6 +66,7 @@ class ConversionSummary:
             "source_nbytes": sum(result.source_nbytes for result in self.results),
             "output_nbytes": sum(result.output_nbytes for result in self.results),
             "duration_s": self.duration_s,
+            "journal": self.journal,
             "results": [asdict(result) for result in self.results],
         }
 
@@ -77,6 +80,7 @@ def convert_files(
     verify: bool = False,
     dry_run: bool = False,
     again: bool = False,
+    force: bool = False,
     isolated: bool = True,
     limits: PickleLimits | None = None,
     sglang_version: str | None = None,
@@ -103,6 +107,9 @@ def convert_files(
         Read and convert, but write nothing.
     again : bool
         Convert also what an earlier run has done.
+    force : bool
+        Replace files that no earlier run made of the same source. Without it such a source fails
+        with the code ``file-exists``.
     isolated, limits, sglang_version
         As for :func:`mmformat.convert`.
     progress : callable, optional
@@ -151,8 +158,13 @@ def convert_files(
     _check_targets(jobs)
     folder = target.parent if one else target
     with Journal(folder, dry_run=dry_run) as journal:
+        jobs = [replace(job, replaces=journal.outputs_of(job.source), force=force) for job in jobs]
         results = _run_all(jobs, journal, workers=workers, again=again, progress=progress)
-    return ConversionSummary(results=results, duration_s=time.monotonic() - begin_s)
+    return ConversionSummary(
+        results=results,
+        duration_s=time.monotonic() - begin_s,
+        journal=None if dry_run else str(journal.path),
+    )
 
 
 def find_sources(sources: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[Path, str]]:

@@ -10,10 +10,11 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+from mmformat._files import open_new
 from mmformat.errors import TransportError
 from mmformat.model.message import EncodedMessage
 
-__all__ = ["JOURNAL", "Journal", "open_new", "write_message"]
+__all__ = ["JOURNAL", "Journal", "write_message"]
 
 JOURNAL: Final = ".mmformat-convert.jsonl"
 """The name of the file in the destination; one line a source."""
@@ -21,26 +22,27 @@ JOURNAL: Final = ".mmformat-convert.jsonl"
 _TOGETHER: Final = 256
 
 
-def open_new(path: Path) -> int:
-    """Open a file that is new and its owner's alone: a link in its place is not followed.
-
-    Raises
-    ------
-    OSError
-        When it cannot be made.
-    """
-    path.unlink(missing_ok=True)
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-
-
-def write_message(message: EncodedMessage, path: Path) -> None:
+def write_message(message: EncodedMessage, path: Path, *, replaces: bool) -> None:
     """Write a message under another name and rename it; it is synced when it is noted.
+
+    Without ``replaces`` a file that is there stays; it is no error if it has the same bytes, as
+    what a run wrote that was killed before it noted it.
 
     Raises
     ------
     TransportError
-        When the file cannot be written.
+        When the file cannot be written; with the code ``file-exists`` when another is there.
     """
+    if not replaces and path.exists():
+        if path.is_file() and path.stat().st_size == message.nbytes:
+            with path.open("rb") as there:
+                if all(there.read(len(frame)) == frame for frame in map(bytes, message)):
+                    return
+        raise TransportError(
+            f"{path} exists and was not made from this source",
+            hint="--force, or force=True, replaces it",
+            code="file-exists",
+        )
     # One name for each target: what a killed run left is written over, not left to pile up.
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -121,6 +123,11 @@ class Journal:
         if entry is None or entry["key"] != key:
             return None
         return entry if all((folder / name).exists() for name in entry["outputs"]) else None
+
+    def outputs_of(self, source: Path) -> tuple[str, ...]:
+        """Return the names of the messages that an earlier run made of a source."""
+        entry = self._done.get(str(source.absolute()))
+        return () if entry is None else tuple(entry["outputs"])
 
     def add(self, key: dict[str, Any], outputs: list[str]) -> None:
         """Note a source whose messages are all in their place.
