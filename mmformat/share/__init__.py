@@ -1,1 +1,0 @@
-"""Moves to legacy and media; empty soon."""
