@@ -28,12 +28,14 @@ class Program:
         self._module, self._options = module, options
         self.process: subprocess.Popen[str]
         self.pid = 0
+        self.said: dict[str, Any] = {}
         self.start()
 
     def start(self) -> None:
         """Start it, at first or after a kill."""
         self.process = self.host.start(self._module, json.dumps(self._options))
-        self.pid = self.hear(60)["pid"]
+        self.said = self.hear(60)
+        self.pid = self.said["pid"]
 
     def tell(self, **asked: Any) -> None:
         """Ask without waiting."""
