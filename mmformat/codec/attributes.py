@@ -1,4 +1,4 @@
-"""Values of an item split into JSON and tensors, and put together again."""
+"""The values of an item as JSON and tensors, and back."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from mmformat.codec.bounded_cache import bounded_cache
-from mmformat.errors import DecodeError, EncodeError, LimitError, ModelError
+from mmformat.errors import DecodeError, EncodeError, LimitError, MissingExtraError, ModelError
 from mmformat.model.limits import Limits
 from mmformat.model.tensors import is_torch, numpy_dtype_name
 from mmformat.model.values import Budget, kind_of, refusal_of
@@ -19,24 +19,24 @@ from mmformat.model.values import Budget, kind_of, refusal_of
 __all__ = ["BARE", "LARGEST_INT", "exact_int", "join", "split"]
 
 SAFE_INT: Final = 2**53
-"""Larger ints are written as text: a JSON reader in another language may hold doubles only."""
+"""Larger ints are written as text, because JSON readers in other languages may use doubles."""
 
 MAX_INT_DIGITS: Final = 1234
-"""Those of 2**4096; text to number takes time that grows with their square."""
+"""The digits of 2**4096; conversion takes quadratic time."""
 
 LARGEST_INT: Final = 10**MAX_INT_DIGITS - 1
-"""The largest int that travels: what was read can be written again."""
+"""The largest int that is encoded, and the largest that is decoded."""
 
 REMEMBERED_CHARACTERS: Final = 4096
-"""Attributes of at most this many characters are remembered as they were parsed."""
+"""Parsed attributes of at most this many characters are cached."""
 
 BARE: Final = (str, bytes, bytearray, int, float, complex, np.generic)
-"""Values that are neither a tensor nor hold one."""
+"""Types that neither are nor contain a tensor."""
 
 TORCH: Final = "$tensor"
 NUMPY: Final = "$ndarray"
 
-# Made once: json.dumps and json.loads make one at every call with options.
+# Created once; json.dumps and json.loads with options create one at every call.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 Collect = Callable[[str, Any], None]
@@ -53,12 +53,12 @@ def split(values: dict[str, Any], collect: Collect, *, path: str) -> str:
     collect : callable
         Called with a name such as ``feature[0]`` and the tensor.
     path : str
-        Where the values stand, for errors.
+        Path of the values, for errors.
 
     Raises
     ------
     EncodeError
-        When a value cannot travel; the path names it.
+        If a value cannot travel; the path names it.
     """
     splitter = _Splitter(collect, path)
     try:
@@ -147,7 +147,7 @@ def _bytes_of_scalar(value: np.generic) -> bytes:
 def join(
     text: str, restore: Restore, *, limits: Limits, path: str, makes_scalars: bool = True
 ) -> dict[str, Any]:
-    """Return the values that :func:`split` took apart.
+    """Return the values that :func:`split` encoded.
 
     Parameters
     ----------
@@ -158,16 +158,17 @@ def join(
     limits : Limits
         ``attributes_nbytes`` and ``attributes_depth`` are enforced.
     path : str
-        Where the row stands, for errors.
+        Path of the row, for errors.
     makes_scalars : bool, default True
-        Make numpy scalars; otherwise they are only checked, which needs no ml_dtypes.
+        Make every numpy scalar; otherwise one whose dtype needs ml_dtypes is only checked if
+        that is not installed.
 
     Raises
     ------
     DecodeError
-        When the text is no JSON object or holds a tag that is not of this version.
+        If the text is not a JSON object or holds an unknown tag.
     LimitError
-        When it is too long or too deep.
+        If it is too long or nested too deeply.
     """
     limits.check("attributes_nbytes", len(text), path=path)
     try:
@@ -175,9 +176,11 @@ def join(
     except RecursionError as error:
         raise _too_deep(limits, path) from error
     except ValueError as error:
-        raise DecodeError(f"expected JSON, got: {error}", path=path, code="attributes") from error
+        raise DecodeError(
+            f"attributes are not valid JSON: {error}", path=path, code="attributes"
+        ) from error
     if type(tree) is not dict:
-        raise DecodeError("expected a JSON object", path=path, code="attributes")
+        raise DecodeError("attributes must be a JSON object", path=path, code="attributes")
     joiner = _Joiner(restore, limits, path, makes_scalars)
     try:
         return {key: joiner.value(value, 1) for key, value in tree.items()}
@@ -193,14 +196,14 @@ def _too_deep(limits: Limits, path: str) -> LimitError:
 
 
 def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON")
+    raise ValueError(f"{text} is not JSON")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        # Readers differ in which of the two they keep.
-        raise ValueError("a key twice in one object")
+        # JSON readers differ in which of the two they keep.
+        raise ValueError("duplicate key in an object")
     return made
 
 
@@ -208,10 +211,10 @@ _BEYOND: Final = 10**MAX_INT_DIGITS
 
 
 def _int(text: str) -> int:
-    """Return a JSON integer; one of more digits than may stand anywhere, as one that is refused."""
+    """Return a JSON integer; one with too many digits becomes one that is refused."""
     if len(text) <= MAX_INT_DIGITS:
         return int(text)
-    # Python's own limit is an error of no code of ours, may be switched off, and then takes long.
+    # Python's own limit raises no error of ours, and may be switched off.
     return -_BEYOND if text.startswith("-") else _BEYOND
 
 
@@ -226,14 +229,14 @@ def _length(text: str) -> int:
 
 @bounded_cache(_length, limit=REMEMBERED_CHARACTERS)
 def parsed(text: str) -> Any:
-    """Parse JSON as this format allows it: no constants, no key twice.
+    """Parse JSON without NaN, Infinity or duplicate keys.
 
     Raises
     ------
     ValueError
-        When it is none.
+        If it is invalid.
     """
-    # Of one model's requests most are the same. Nobody changes the tree: joining makes new values.
+    # Most requests of a model have the same attributes. The tree is never changed.
     return _DECODER.decode(text)
 
 
@@ -319,12 +322,12 @@ def exact_int(text: str) -> int:
     Raises
     ------
     ValueError
-        When the text is anything else.
+        If the text is anything else.
     """
     # int() alone would allow spaces, underscores and other scripts' digits.
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()) or len(digits) > MAX_INT_DIGITS:
-        raise ValueError("expected decimal digits")
+        raise ValueError("not a decimal number")
     return int(text)
 
 
@@ -338,4 +341,9 @@ def _scalar(name: str, text: str, *, is_made: bool) -> Any:
         raise ValueError(f"expected {ITEMSIZE[name]} bytes")
     if name == "bool" and data not in (b"\0", b"\1"):
         raise ValueError("expected the byte 0 or 1")
-    return np.frombuffer(data, numpy_dtype(name))[0] if is_made else (name, data)
+    try:
+        return np.frombuffer(data, numpy_dtype(name))[0]
+    except MissingExtraError:
+        if is_made:
+            raise
+        return (name, data)

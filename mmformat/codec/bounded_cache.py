@@ -1,4 +1,4 @@
-"""Caches bounded in entries and bytes: a hostile sender chooses what a reader would cache."""
+"""Caches bounded in entries and bytes, because a sender chooses what a reader would cache."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bounded_cache(
 
 
 class BoundedCache(Generic[K, V]):
-    """Hold at most so many entries and bytes; the oldest entry goes first.
+    """A cache of at most so many entries and bytes; the oldest entry is dropped first.
 
     Parameters
     ----------
@@ -79,9 +79,9 @@ class BoundedCache(Generic[K, V]):
 
 
 class SeenBefore:
-    """Say whether a key was asked about lately; only hashes are kept.
+    """Tell whether a key was seen recently; only hashes are kept.
 
-    A plan costs more than one message that is never repeated.
+    Making a plan costs more than decoding a message that is never repeated.
     """
 
     __slots__ = ("_entries", "_hashes")

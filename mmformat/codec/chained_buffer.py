@@ -1,4 +1,4 @@
-"""The bytes of a message, in one piece or in frames, without joining them."""
+"""The bytes of a message in one or more buffers, without joining them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OPTIONS = os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class ChainedBuffer:
-    """Read ranges of a message that lies in one or more buffers.
+    """A message in one or more buffers, read by ranges.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class ChainedBuffer:
     __slots__ = ("_starts", "_views", "nbytes")
 
     def __init__(self, frames: Sequence[Any]) -> None:
-        # An empty view cannot be cast, and adds nothing.
+        # An empty view cannot be cast.
         views = [memoryview(frame) for frame in frames]
         self._views = [view.cast("B") for view in views if view.nbytes]
         self._starts = [0]
@@ -56,7 +56,7 @@ class ChainedBuffer:
         Raises
         ------
         TruncatedError
-            When the message is shorter.
+            If the message is shorter.
         """
         if start < 0 or nbytes < 0 or start + nbytes > self.nbytes:
             raise TruncatedError(
@@ -84,7 +84,7 @@ def open_chained(source: Any) -> ChainedBuffer:
     Raises
     ------
     DecodeError
-        When the source is none of these, or the file cannot be mapped.
+        If the source has another type, or the file cannot be mapped.
     """
     if isinstance(source, EncodedMessage):
         return ChainedBuffer(source.frames)
@@ -102,7 +102,7 @@ def open_chained(source: Any) -> ChainedBuffer:
 
 def _map_file(path: Path) -> mmap.mmap | bytes:
     try:
-        # A pipe would otherwise be waited for until somebody writes to it.
+        # Without O_NONBLOCK, opening a pipe blocks until it has a writer.
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _OPTIONS)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):

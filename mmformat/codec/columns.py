@@ -42,21 +42,21 @@ _INLINE: Final = struct.Struct("<i12s")
 
 
 class Place:
-    """Stand for bytes that are not read: where they lie in the message, and how many they are.
+    """The place and length of bytes that are not read.
 
     Parameters
     ----------
     at : int
         Byte of the message.
     nbytes : int
-        Bytes after decompression; also the length.
+        Decompressed bytes; also the length.
     stored_nbytes : int
         Bytes in the message.
 
     Attributes
     ----------
     prefix : bytes
-        What its view says that the first bytes are.
+        The first bytes, according to the view.
     """
 
     __slots__ = ("at", "nbytes", "prefix", "stored_nbytes")
@@ -72,22 +72,22 @@ class Place:
 
 
 Bytes: TypeAlias = Buffer | memoryview | bytes
-"""Bytes where they lie."""
+"""A buffer, not copied."""
 
 Chunk: TypeAlias = Bytes | StridedBytes
-"""Bytes to write, some of which are copied only when they are written."""
+"""A buffer to write; StridedBytes are copied only when they are written."""
 
 PLAIN = "plain"
 DICTIONARY = "dictionary"
 
 
 class TensorEntry(NamedTuple):
-    """Hold one element of the ``tensors`` column.
+    """An element of the ``tensors`` column.
 
     Parameters
     ----------
     name : str
-        Where the tensor stands in the item, as ``model_specific_data['image_grid_thw']``.
+        Path of the tensor in the item, such as ``model_specific_data['image_grid_thw']``.
     dtype : str
         Element type after decoding.
     shape : tuple of int
@@ -115,7 +115,7 @@ class TensorEntry(NamedTuple):
 
 @dataclass(slots=True)
 class Row:
-    """Hold one row: an item's first row, its continuation with more tensors, or the request's."""
+    """A row: an item's, its continuation with more tensors, or the request's."""
 
     item: int
     modality: str

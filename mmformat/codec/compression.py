@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 WORTH_RATIO: Final = 0.9
-"""What keeps more than this share of its bytes is stored as it is."""
+"""A buffer that compresses to more than this share of its size is stored uncompressed."""
 
 _ZEROS: Final = bytes(ALIGNMENT)
 _STORED: Final = (-1).to_bytes(8, "little", signed=True)
@@ -46,7 +46,7 @@ def write_batch(rows: Sequence[Row], *, head_nbytes: int | None = None) -> list[
     Raises
     ------
     EncodeError
-        When they take more.
+        If they take more.
 
     Notes
     -----
@@ -70,7 +70,7 @@ def write_batch(rows: Sequence[Row], *, head_nbytes: int | None = None) -> list[
 def _padded(prefix: bytes, nbytes: int) -> bytes:
     if nbytes < len(prefix):
         raise EncodeError(
-            f"expected {len(prefix) - nbytes:,} bytes less of metadata and columns",
+            f"metadata exceeds the reserved headroom by {len(prefix) - nbytes:,} bytes",
             hint="reserve with more headroom_nbytes",
             code="headroom",
         )
@@ -90,12 +90,12 @@ def write_compressed_batch(
     codec : {"lz4", "zstd"}
         Of all buffers.
     worth_ratio : float
-        A buffer that keeps more than this share of its bytes is stored, with the length -1.
+        A buffer that compresses to more than this share is stored, with the length -1.
 
     Notes
     -----
-    **Copies**: what shrinks is compressed into new memory, on all cores; what does not stays where
-    it lies. **Cost**: each thread holds the frame of one chunk besides.
+    **Copies**: buffers that shrink are compressed into new memory, on all cores; others are not
+    copied. **Cost**: each thread also holds the frame of one chunk.
     """
     structure, columns, variadic = write_rows(rows)
     library = codec_of(codec)
@@ -124,12 +124,12 @@ def _packed(codec: Codec, buffer: Any, worth_ratio: float) -> tuple[Bytes, ...]:
     frame = codec.compress(buffer)
     if frame.size > worth_ratio * nbytes:
         return (_STORED, buffer)
-    # Joined, because the codec's buffer keeps room for all that it might have needed.
+    # Joined, because the codec's buffer is as large as its worst case.
     return (memoryview(b"".join((nbytes.to_bytes(8, "little"), memoryview(frame)))),)
 
 
 PACKED_NBYTES: Final = 2**20
-"""A chunk: enough of them to keep every core busy, and each so small that it stays in a cache."""
+"""Bytes of a chunk: small enough for a core's cache, and enough chunks for every core."""
 
 _MOST: Final = 1e12
 
@@ -139,7 +139,7 @@ SAMPLE_NBYTES: Final = 64 * 2**10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Say what ``"auto"`` chose for a tensor, and by which figures.
+    """The choice of ``"auto"`` for a tensor, with the figures behind it.
 
     Parameters
     ----------
@@ -152,8 +152,8 @@ class Choice:
     ratio : float
         Bytes of a sample for each byte of its LZ4 frames.
     link_gbit_s, plain_ms, lz4_ms : float or None
-        The link that was told of, and the estimates for it: crossing it, and compressing, crossing
-        and decompressing on as many cores as here.
+        The given link, and the estimated times for it: to transfer the plain bytes, and to
+        compress, transfer and decompress them on as many cores as this host has.
     """
 
     item: int
@@ -166,10 +166,10 @@ class Choice:
 
     @property
     def reason(self) -> str:
-        """The figures in words."""
+        """The reason as text."""
         shrinks = f"a sample shrinks {self.ratio:.3g} times"
         if self.link_gbit_s is None or self.plain_ms is None or self.lz4_ms is None:
-            return f"{shrinks}, {1 / WORTH_RATIO:.3g} are asked for"
+            return f"{shrinks}; the threshold is {1 / WORTH_RATIO:.3g}"
         return (
             f"{shrinks}; over {self.link_gbit_s:g} Gbit/s {self.lz4_ms:.3g} ms with LZ4, "
             f"{self.plain_ms:.3g} ms without"
@@ -177,17 +177,17 @@ class Choice:
 
 
 def continue_large(rows: Sequence[Row], options: Compression) -> tuple[list[Row], list[Choice]]:
-    """Move the tensors to compress out of the rows, into rows that continue them, in chunks.
+    """Move the tensors to compress out of the rows, in chunks, into continuation rows.
 
     Returns
     -------
     list of Row, list of Choice
-        The continuation rows, and what "auto" chose, for each tensor over the threshold.
+        The continuation rows, and the choice of "auto" for each tensor over the threshold.
 
     Notes
     -----
     **Copies**: none. **Cost**: with "auto", 512 KiB of each tensor over the threshold are
-    compressed, and decompressed where a link is told of.
+    compressed, and decompressed if a link is given.
     """
     continuations: list[Row] = []
     choices: list[Choice] = []
@@ -258,13 +258,13 @@ def explained(choices: Sequence[Choice]) -> bytes:
 
 
 def choices_of(text: bytes) -> tuple[Choice, ...]:
-    """Return the choices that a key tells, none when it tells anything else; nobody vouches for it.
+    """Return the choices in the schema's key, unverified; none if it holds anything else.
 
     Examples
     --------
     >>> choices_of(explained([Choice(item=0, name="feature", codec="none", ratio=1.0)]))[0].codec
     'none'
-    >>> choices_of(b"what a stranger wrote")
+    >>> choices_of(b"anything else")
     ()
     """
     try:

@@ -1,4 +1,4 @@
-"""A message into inputs: checked first, then views."""
+"""Decode a message: check it, then make views of its tensors."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def decode(
     source : EncodedMessage, bytes, buffer, list of frames, or path
         The message; a path is mapped copy-on-write.
     limits : Limits, optional
-        What the message may ask for.
+        Bounds on the message.
     library : {"torch", "numpy"}, optional
-        Which tensors to make; each as it was sent when omitted.
+        Library of the tensors; as sent if omitted.
     expand : bool, default True
         Expand dictionary tensors; otherwise they come as DictionaryTensor.
     allocate : callable, optional
@@ -66,14 +66,14 @@ def decode(
     Raises
     ------
     DecodeError
-        When the bytes are no message of this format: TruncatedError, SchemaError, VersionError,
+        If the bytes are not a message of this format: TruncatedError, SchemaError, VersionError,
         IntegrityError, each with the code of the broken clause.
     LimitError
-        When the message asks for more than the limits allow.
+        If the message asks for more than the limits allow.
     ModelError
-        When ``limits`` or ``library`` is none.
+        If ``limits`` or ``library`` is invalid.
     MissingExtraError
-        When torch tensors were sent and torch is not installed.
+        If torch tensors were sent and torch is not installed.
 
     Notes
     -----
@@ -144,7 +144,7 @@ def assemble(
 def gather(
     batches: Iterable[list[Row]], limits: Limits
 ) -> tuple[list[tuple[Row, str]], Row | None]:
-    """Put the rows of each item together, and check their order."""
+    """Merge the rows of each item, and check their order."""
     items: list[tuple[Row, str]] = []
     request: Row | None = None
     tensors = 0
@@ -157,14 +157,14 @@ def gather(
             place = row.item if row.item >= 0 else len(items) + len(rows)
             if row.item < -1 or (row.item == -1) != (row.modality == REQUEST) or place <= previous:
                 raise IntegrityError(
-                    "expected rows in item order, the request's last", path=path, code="row-order"
+                    "rows must be in item order, the request's last", path=path, code="row-order"
                 )
             previous = place
             if number == 0:
                 if row.item == -1:
                     if _has_fields(row):
                         raise IntegrityError(
-                            "expected a request row with attributes and tensors alone",
+                            "a request row must have only attributes and tensors",
                             path=path,
                             code="request-row",
                         )
@@ -172,7 +172,9 @@ def gather(
                 elif row.item == len(items):
                     items.append((row, path))
                 else:
-                    raise IntegrityError("expected items 0, 1, 2", path=path, code="row-order")
+                    raise IntegrityError(
+                        "items must be numbered 0, 1, 2", path=path, code="row-order"
+                    )
                 continue
             head = request if row.item == -1 else None
             if 0 <= row.item < len(items):
@@ -184,7 +186,7 @@ def gather(
                 or row.attributes is not None
             ):
                 raise IntegrityError(
-                    "expected a continuation row with tensors alone", path=path, code="continuation"
+                    "a continuation row must have only tensors", path=path, code="continuation"
                 )
             head.tensors += row.tensors
     limits.check("items", len(items))
@@ -203,7 +205,7 @@ def _has_fields(row: Row) -> bool:
 
 
 class RowReader:
-    """Check rows and make their values; the tensors are made by ``make``."""
+    """Checks rows and makes their values; ``make`` makes the tensors."""
 
     __slots__ = ("expanded_nbytes", "expands", "limits", "make", "makes_scalars")
 
@@ -222,7 +224,7 @@ class RowReader:
         Raises
         ------
         DecodeError, IntegrityError, LimitError
-            When the row breaks a promise of the format.
+            If the row breaks a promise of the format.
         """
         modality = _MODALITIES.get(row.modality)
         form = _FORMATS.get(row.format or "")
@@ -249,18 +251,18 @@ class RowReader:
         Raises
         ------
         DecodeError, IntegrityError, LimitError
-            When attributes and tensors break a promise of the format.
+            If attributes and tensors break a promise of the format.
         """
         entries: dict[str, TensorEntry] = {}
         for entry in row.tensors:
             if entry.name in entries:
                 raise IntegrityError(
-                    f"expected {entry.name!r} once", path=path, code="tensor-names"
+                    f"duplicate tensor {entry.name!r}", path=path, code="tensor-names"
                 )
             check_entry(entry, self.limits, path=f"{path}.{entry.name}")
             entries[entry.name] = entry
             if self.expands and entry.encoding == DICTIONARY:
-                # Counted before anything is expanded: a few bytes may stand for gigabytes.
+                # Before anything is expanded: a few bytes may expand to gigabytes.
                 self.expanded_nbytes += TensorSpec(entry.dtype, tuple(entry.shape)).nbytes
                 self.limits.check("decompressed_nbytes", self.expanded_nbytes, path=path)
 
@@ -268,12 +270,14 @@ class RowReader:
             entry = entries.pop(name, None)
             if entry is None:
                 raise IntegrityError(
-                    f"expected a tensor called {name!r}, once", path=path, code="tensor-names"
+                    f"the attributes name {name!r}, but there is no such tensor left",
+                    path=path,
+                    code="tensor-names",
                 )
             return self.make(entry, torch, f"{path}.{name}")
 
         if row.attributes is None:
-            raise DecodeError("expected attributes", path=path, code="attributes")
+            raise DecodeError("the attributes are missing", path=path, code="attributes")
         values = join(
             row.attributes,
             restore,
@@ -283,7 +287,7 @@ class RowReader:
         )
         if entries:
             raise IntegrityError(
-                f"expected attributes that use every tensor, {next(iter(entries))!r} is left",
+                f"the attributes do not use the tensor {next(iter(entries))!r}",
                 path=path,
                 code="tensor-names",
             )

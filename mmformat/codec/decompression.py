@@ -1,4 +1,4 @@
-"""Compressed buffers: claimed lengths and frames are checked first, then decompressed in place."""
+"""Compressed buffers: check claimed lengths and frames, then decompress into place."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ __all__ = [
 ]
 
 RATIO: Final = {"lz4": 255, "zstd": 2**15}
-"""More bytes than this cannot be made of one: an LZ4 sequence's last byte stands for 255, and a
+"""The largest possible ratio: an LZ4 sequence's last byte stands for 255, and a
 Zstandard block of 4 bytes for 128 KiB."""
 
 MAGIC: Final = {"lz4": b"\x04\x22\x4d\x18", "zstd": b"\x28\xb5\x2f\xfd"}
 
 WINDOW_NBYTES: Final = 8 * 2**20
-"""The largest window of Zstandard that RFC 8878 asks of every decoder; more costs memory."""
+"""The largest Zstandard window that RFC 8878 requires of decoders; larger ones cost memory."""
 
 _WORD: Final = struct.Struct("<I")
 _SIZES: Final = (0, 2, 4, 8)
 
 
 def check_frame(frame: Bytes, nbytes: int, codec: str, *, path: str) -> None:
-    """Raise unless the bytes are one frame, which may hold ``nbytes`` bytes.
+    """Check that the bytes are one frame that can hold ``nbytes`` bytes.
 
     Raises
     ------
     DecodeError
         With code ``compression-codec``, for a frame of another codec.
     IntegrityError
-        With code ``compression``, for all else.
+        With code ``compression``, for any other violation.
 
     Notes
     -----
-    **Cost**: a step for each block; of more blocks than one for each 4 KiB, and 16, none is walked.
-    What is inside the blocks is left to the codec's library.
+    **Cost**: one step for each block, at most one for each 4 KiB plus 16. The blocks' content is
+    left to the codec's library.
     """
     view = memoryview(frame)
     start = bytes(view[:4])
@@ -93,13 +93,13 @@ def _walk_lz4(view: memoryview, nbytes: int) -> int:
     if has_size and int.from_bytes(view[6:14], "little") != nbytes:
         raise ValueError("the length before it")
     at = 15 if has_size else 7
-    behind = 4 if has_block_sums else 0
+    checksum_nbytes = 4 if has_block_sums else 0
     for _ in range(_most_blocks(nbytes) + 1):  # the end's mark is a word too
         (word,) = _WORD.unpack_from(view, at)
         at += 4
         if word == 0:
             return at + (4 if has_sum else 0)
-        at += (word & 0x7FFFFFFF) + behind
+        at += (word & 0x7FFFFFFF) + checksum_nbytes
     raise ValueError("blocks of 4 KiB or more")
 
 
@@ -143,7 +143,7 @@ _VERSION: Final = 100
 """Of LZ4F's interface."""
 
 _OLDEST: Final = 10904
-"""1.9.4: older ones lack mended bounds, and may take bytes of the destination for a match."""
+"""1.9.4; older versions lack fixes of bounds checks."""
 
 
 class _Options(ctypes.Structure):
@@ -157,17 +157,17 @@ class _Options(ctypes.Structure):
 
 
 _STABLE: Final = _Options(1, 0, (0, 0))
-"""What was written stays there, so that the library need keep no copy of it for later matches."""
+"""The destination is stable, so the library keeps no copy of it for later matches."""
 
 
 _MOST_IDLE: Final = 16
 _idle: list[ctypes.c_void_p] = []
-"""Contexts between two frames, about 250 KB each: a new one costs a twentieth of a chunk's time."""
+"""Idle contexts, about 250 KB each; creating one costs a twentieth of a chunk's time."""
 
 
 @cache
 def _library() -> Any:
-    """Return liblz4, or None: most Linux systems have one, and pyarrow does not lend its own."""
+    """Return the system's liblz4, or None; pyarrow does not expose its own."""
     try:
         found = ctypes.CDLL("liblz4.so.1")
         if found.LZ4_versionNumber() < _OLDEST or found.LZ4F_getVersion() != _VERSION:
@@ -195,7 +195,7 @@ def _library() -> Any:
 
 
 def has_library() -> bool:
-    """Say whether the system has a library that is new enough."""
+    """Return whether the system has a liblz4 that is new enough."""
     return _library() is not None
 
 
@@ -215,7 +215,7 @@ def unpack_frame(frame: memoryview, destination: memoryview) -> None:
     Raises
     ------
     ValueError
-        When the frame is corrupt, or not one frame of that length.
+        If the frame is corrupt, or not one frame of that length.
 
     Notes
     -----
@@ -244,35 +244,35 @@ def unpack_frame(frame: memoryview, destination: memoryview) -> None:
                 is_whole = True
                 break
             if library.LZ4F_isError(left) or not taken.value + made.value:
-                raise ValueError(f"a frame that breaks off after {written} bytes")
+                raise ValueError(f"a frame that ends after {written} bytes")
     finally:
         if is_whole and len(_idle) < _MOST_IDLE:
             _idle.append(context)  # it begins a frame next
         else:
             library.LZ4F_freeDecompressionContext(context)
     if read != source.size or written != target.size:
-        raise ValueError(f"{written} bytes, and {source.size - read} behind the frame")
+        raise ValueError(f"{written} bytes, with {source.size - read} after the frame")
 
 
 Allocate: TypeAlias = Callable[[int], Any]
-"""Return writable memory of so many bytes, at a multiple of 64."""
+"""Return writable memory of the given size, aligned to 64 bytes."""
 
 STORED: Final = (-1).to_bytes(8, "little", signed=True)
-"""Stands for the length before a buffer that is stored as it is."""
+"""The length of a buffer that is stored uncompressed."""
 
 _ZEROS: Final = bytes(ALIGNMENT)
 
 ALONE_NBYTES: Final = 2**20
-"""Fewer bytes than this are decompressed sooner than a thread starts."""
+"""Fewer bytes are decompressed faster than a thread starts."""
 
 
 def claimed_lengths(spans: ChainedBuffer, body_at: int, metadata: BatchMetadata) -> tuple[int, ...]:
-    """Return the uncompressed length that stands before each buffer; nothing is decompressed.
+    """Return the claimed uncompressed length of each buffer; nothing is decompressed.
 
     Raises
     ------
     IntegrityError, TruncatedError
-        When a length is missing, or more than its bytes can make.
+        If a length is missing or too large for the compressed bytes.
     """
     ratio = RATIO[metadata.codec or "lz4"]
     lengths = []
@@ -282,7 +282,7 @@ def claimed_lengths(spans: ChainedBuffer, body_at: int, metadata: BatchMetadata)
         if nbytes:
             if nbytes < 8:
                 raise TruncatedError(
-                    "expected a length before compressed bytes", path=path, code="compression"
+                    "the length before compressed bytes is missing", path=path, code="compression"
                 )
             claimed = int.from_bytes(spans.read(body_at + offset, 8), "little", signed=True)
             if claimed == -1:  # stored as it is
@@ -306,7 +306,7 @@ def decompress_columns(
     Raises
     ------
     IntegrityError
-        When a buffer is no frame of its claimed length.
+        If a buffer is no frame of its claimed length.
     """
     codec = metadata.codec or "lz4"
     columns: list[bytes | bytearray | memoryview] = []
@@ -333,8 +333,8 @@ def check_lengths(
 ) -> None:
     """Raise when a data buffer is no frame of its claimed length.
 
-    For a batch whose columns say something else already: whoever claims a wrong length is told
-    so, and not that a view disagrees with it.
+    For a batch whose columns already contradict the lengths, so that the error names the wrong
+    length and not a view that disagrees with it.
 
     Raises
     ------
@@ -372,7 +372,7 @@ class _Part(NamedTuple):
 
 
 def _part(spans: ChainedBuffer, at: int, nbytes: int, destination: memoryview, path: str) -> _Part:
-    # Read apart, because a chunk that is stored may be a frame of its own, and would be joined.
+    # Read separately, because a stored chunk may be a frame of its own and would be joined.
     is_frame = spans.read(at, 8) != STORED
     return _Part(is_frame, spans.read(at + 8, nbytes - 8), destination, path)
 
@@ -382,8 +382,8 @@ def decompress_tensors(
 ) -> None:
     """Replace each Place among the rows' data by its bytes, on all cores.
 
-    The chunks of a tensor are written behind each other, so that they are one view of it. All of
-    its lengths must have been checked, against limits and against its shape.
+    The chunks of a tensor are written next to each other, so that one view covers it. All lengths
+    must have been checked against the limits and the shape.
 
     Parameters
     ----------
@@ -399,14 +399,14 @@ def decompress_tensors(
     Raises
     ------
     IntegrityError
-        When a buffer is no frame of its claimed length.
+        If a buffer is no frame of its claimed length.
     DecodeError
-        When its first bytes are not those in its view.
+        If its first bytes are not those in its view.
 
     Notes
     -----
-    **Copies**: each byte is written once to its place. **Cost**: beside that, each thread holds
-    about a megabyte, whatever the sizes are.
+    **Copies**: each byte is written once. **Cost**: each thread also holds about a megabyte,
+    independent of the sizes.
     """
     parts: list[_Part] = []
     prefixes: list[bytes] = []
@@ -442,12 +442,12 @@ def decompress_tensors(
 
 
 def _laid_out(data: Sequence[Any], has_table: bool, allocate: Allocate) -> Iterator[memoryview]:
-    """Yield memory for each chunk, each right behind the other; the codes of a dictionary align."""
+    """Yield adjacent memory for the chunks; the codes of a dictionary are aligned."""
     padding = -len(data[0]) % ALIGNMENT if has_table else 0
     nbytes = sum(map(len, data)) + padding
     memory = memoryview(allocate(nbytes)).cast("B")
     if memory.readonly or len(memory) < nbytes:
-        # A library is given the address, and would write there all the same.
+        # The library gets the address, and would write there regardless.
         raise ModelError(
             f"expected {nbytes:,} writable bytes, got {len(memory):,}"
             f"{', read-only' if memory.readonly else ''}",

@@ -1,4 +1,4 @@
-"""What a message holds, told without reading a byte of its tensors."""
+"""Descriptions of messages, made without reading tensor bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChunkDescription:
-    """Say where a chunk of a tensor lies.
+    """The place of a chunk.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ class ChunkDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorDescription:
-    """Say what one tensor is and how it is stored.
+    """A tensor and its storage.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class TensorDescription:
     stored_nbytes : int
         Bytes in the message.
     codec : {"lz4", "zstd"} or None
-        Of what codec they are frames, apart from chunks that are stored as they are.
+        Codec of the frames, apart from chunks that are stored uncompressed.
     batch : int
         The record batch that holds them.
     chunks : tuple of ChunkDescription
@@ -93,7 +93,7 @@ class TensorDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemDescription:
-    """Say what an item is, or the request when ``index`` is -1; values are as in the message."""
+    """An item, or the request if ``index`` is -1; values are as in the message."""
 
     index: int
     modality: str
@@ -108,7 +108,7 @@ class ItemDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchDescription:
-    """Say where a record batch lies: metadata from byte ``at``, then the body, then its end."""
+    """The place of a record batch: its metadata begins at ``at``, its body ends at ``end``."""
 
     at: int
     body_at: int
@@ -125,7 +125,7 @@ class BatchDescription:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageDescription:
-    """Say what a message holds.
+    """The content of a message.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ class MessageDescription:
     request : ItemDescription or None
         What belongs to the whole request.
     choices : tuple of Choice
-        Why ``"auto"`` compressed what it did, as the writer says; nobody vouches for it.
+        The choices of ``"auto"`` as the writer recorded them, unverified.
     """
 
     version: int
@@ -174,7 +174,7 @@ def describe(source: Any, *, limits: Limits | None = None) -> MessageDescription
     source : EncodedMessage, bytes, buffer, list of frames, or path
         The message; a path is mapped.
     limits : Limits, optional
-        What the message may ask for.
+        Bounds on the message.
 
     Returns
     -------
@@ -184,10 +184,10 @@ def describe(source: Any, *, limits: Limits | None = None) -> MessageDescription
     Raises
     ------
     DecodeError
-        When metadata or columns are not what the format says. What is found in tensor bytes,
-        attributes and view prefixes alone is not: ``decode`` and ``verify`` look there.
+        If metadata or columns violate the format. Tensor bytes, attributes and view prefixes are
+        not examined; ``decode`` and ``verify`` do that.
     LimitError
-        When the message asks for more than the limits allow.
+        If the message asks for more than the limits allow.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Inputs into a message: rows, then one record batch or two, then the frames."""
+"""Encode inputs: rows, then one or two record batches, then frames."""
 
 from __future__ import annotations
 
@@ -42,22 +42,23 @@ def encode(
     inputs : MultimodalInputs
         Materialized inputs: tensors on the CPU, no Source.
     compression : Compression, {"lz4", "zstd", "auto"} or None
-        With a codec, tensors over the threshold travel in a compressed record batch.
+        With a codec, tensors over the threshold go into a compressed record batch.
 
     Returns
     -------
     EncodedMessage
-        Its frames are the tensors' own memory, where that is contiguous.
+        Its frames are the tensors' own memory, if that is contiguous.
 
     Raises
     ------
     EncodeError
-        When a value cannot travel; the path names it.
+        If a value cannot be encoded; the path names it.
 
     Notes
     -----
-    **Copies**: none of a contiguous tensor's bytes; a non-contiguous view's bytes once; compressed
-    tensors are written anew, on all cores, but for chunks of 1 MiB that do not shrink.
+    **Copies**: none of a contiguous tensor; a non-contiguous one is copied once, when it is
+    written to its destination; compressed tensors are copied on all cores, except chunks of 1 MiB
+    that do not shrink.
     **Lifetime**: the message keeps the tensors alive. Do not write to one while the message is in
     use: it would change, and a reader refuses it when the first bytes of a tensor are not those
     that were encoded. A tensor that requires a gradient is detached: gradients do not travel.
@@ -86,16 +87,16 @@ def encode(
         if known is not None:
             return known
     rows = rows_of(inputs, is_lazy=options is None)
-    head, behind = SCHEMA_MESSAGE, []
+    head, compressed = SCHEMA_MESSAGE, []
     if options is not None:
         continuations, choices = continue_large(rows, options)
         if choices:
             head = schema_message_with(COMPRESSION_KEY, explained(choices))
         if continuations:
-            behind = write_compressed_batch(
+            compressed = write_compressed_batch(
                 continuations, "lz4" if options.codec == "auto" else options.codec
             )
-    message = EncodedMessage(_merged([head, *write_batch(rows), *behind, END_OF_STREAM]))
+    message = EncodedMessage(_merged([head, *write_batch(rows), *compressed, END_OF_STREAM]))
     if outline is not None:
         learn_template(outline, rows)
     return message
@@ -104,8 +105,8 @@ def encode(
 def encode_after(inputs: MultimodalInputs, *, head_nbytes: int) -> EncodedMessage:
     """Encode inputs so that the first tensor lies at a given byte of the message.
 
-    The metadata of an Arrow message may be padded, so tensors that were written at their place
-    before the rest of the message was known can stay there.
+    The metadata of an Arrow message may be padded, so tensors can be written to their place before
+    the rest of the message is known.
 
     Parameters
     ----------
@@ -117,7 +118,7 @@ def encode_after(inputs: MultimodalInputs, *, head_nbytes: int) -> EncodedMessag
     Raises
     ------
     EncodeError
-        When schema, metadata and columns need more bytes than that.
+        If schema, metadata and columns need more bytes.
 
     Notes
     -----
@@ -128,12 +129,12 @@ def encode_after(inputs: MultimodalInputs, *, head_nbytes: int) -> EncodedMessag
 
 
 def rows_of(inputs: MultimodalInputs, *, is_lazy: bool = False) -> list[Row]:
-    """Return the rows of the inputs: an item each, then the request's when it carries anything.
+    """Return one row for each item, and one for the request if it has data.
 
     Raises
     ------
     EncodeError
-        When a value cannot travel.
+        If a value cannot travel.
     """
     if not isinstance(inputs, MultimodalInputs):
         raise EncodeError(f"expected MultimodalInputs, got {type(inputs).__name__}", path="$")
@@ -184,7 +185,7 @@ def _split_into(row: Row, values: dict[str, Any], *, path: str, is_lazy: bool) -
     def collect(name: str, value: Any) -> None:
         if name in names:
             raise EncodeError(
-                "expected keys with different texts, got one twice",
+                "two keys have the same text",
                 path=f"{path}.{name}",
                 hint="two NaN keys, or tensors as keys?",
                 code="tensor-names",
@@ -259,7 +260,7 @@ def _ranges(value: Any, path: str) -> list[tuple[int, int]] | None:
 
 
 def _merged(frames: Sequence[Chunk]) -> list[Chunk]:
-    """Join the bytes that stand between tensors, so that a tensor is preceded by one frame."""
+    """Join the frames between tensors, so that each tensor is preceded by one frame."""
     merged: list[Chunk] = []
     pending: list[bytes] = []
     for frame in frames:

@@ -13,7 +13,7 @@ __all__ = [
 ]
 
 MOST_THREADS: Final = 32
-"""More than memory keeps busy; on a host of 200 cores they would only take time to start."""
+"""More threads than memory bandwidth can feed only take time to start."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -25,12 +25,12 @@ def on_all_cores(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
     Raises
     ------
     Exception
-        The first that any part raised; parts that were not begun are left undone then.
+        The first that any part raised; parts not yet started are skipped.
 
     Notes
     -----
-    **Cost**: a thread is started for each core but one, for this call alone: some 50 us each, and
-    nothing stays behind that a fork could break. So share out work of a millisecond or more.
+    **Cost**: starts one thread for each further core, about 50 us each, for this call only; no
+    thread remains that a fork could break. Use it for a millisecond of work or more.
     """
     results: dict[int, R] = {}
     errors: list[BaseException] = []
@@ -57,7 +57,7 @@ def on_all_cores(work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
         try:
             thread.start()
         except RuntimeError:
-            break  # no more threads are to be had, or the interpreter ends: those there are do it
+            break  # no more threads can start, or the interpreter is shutting down
         begun.append(thread)
     run()
     for thread in begun:

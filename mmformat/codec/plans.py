@@ -141,7 +141,7 @@ class Segments:
             both += (f"{at - end}s", form)
             first, step = count, 1
             place_at = place + 1
-            if name == "chunk":  # each view is a field of its own, after the fixed bytes before it
+            if name == "chunk":  # each view is one field, after the fixed bytes before it
                 step = 2
                 if self.slices[name].stop:
                     first, place_at = self.slices[name].start, self.places[name].start
@@ -168,7 +168,7 @@ class NoPlanError(Exception):
 
 
 class _Skeleton:
-    """Hold what follows from the metadata of a message of one plain record batch."""
+    """All that follows from the metadata of a message with one plain record batch."""
 
     __slots__ = (
         "buffers",
@@ -228,7 +228,7 @@ _WORDS: Final[dict[int, np.dtype[Any]]] = {1: np.dtype("u1"), 2: np.dtype("i2")}
 
 
 class _Tensor:
-    """Hold all that is known of a tensor but its bytes."""
+    """The known parts of a tensor: all but its bytes."""
 
     __slots__ = ("chunks", "element", "entry", "is_simple", "is_torch", "path", "shape", "word")
 
@@ -275,7 +275,7 @@ Make: TypeAlias = Callable[[TensorEntry, bool, str], Any]
 
 
 class _Row(NamedTuple):
-    """Hold an item, but what varies."""
+    """An item without the fields that vary."""
 
     modality: Modality
     format: InputFormat
@@ -289,7 +289,7 @@ class _Row(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """Hold all that is known of a message of one structure, for the limits that it passed."""
+    """The known parts of a message of one structure, and the limits that it passed."""
 
     limits: Limits
     items: list[_Row]
@@ -392,7 +392,7 @@ def by_plan(
             return None  # bytes under a null
         request_data = plan.request(tensors)
     except (MMFormatError, ValueError):
-        return None  # the full path says what is wrong
+        return None  # the full path raises the error
     return MultimodalInputs(items=items, request_data=request_data)
 
 
@@ -560,7 +560,7 @@ def _skeleton_of(metadata: bytes, view: memoryview, nbytes: int) -> _Skeleton | 
 
 
 class _Slot:
-    """Stand for a tensor among the values of a plan."""
+    """Placeholder of a tensor among the values of a plan."""
 
     __slots__ = ("index",)
 
@@ -632,7 +632,7 @@ class _Constant:
 
 
 def _build_of(value: Any) -> Build:
-    """Return what makes the value anew from other tensors; lists and dicts are never shared."""
+    """Return a function that rebuilds the value with other tensors; lists and dicts are new."""
     kind = type(value)
     if kind is _Slot:
         return itemgetter(value.index)

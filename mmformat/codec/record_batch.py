@@ -33,7 +33,7 @@ CODECS: Final = {0: "lz4", 1: "zstd"}
 
 _BODY_AT: Final = {"lz4": 4, "zstd": 8}
 
-# One fixed arrangement of Message.fbs and its RecordBatch: root offset, Message's vtable and
+# One fixed layout of Message.fbs and its RecordBatch: root offset, Message's vtable and
 # table, RecordBatch's vtable and table, then the vectors. "<" is right: flatbuffers are
 # little-endian. The offsets in the comments are those of the bytes that follow.
 _HEAD: Final = struct.Struct(
@@ -46,7 +46,7 @@ _HEAD: Final = struct.Struct(
 
 
 class BatchMetadata(NamedTuple):
-    """Hold what a record batch's metadata says, each pair flat in one tuple.
+    """The metadata of a record batch, with each pair flat in one tuple.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class BatchMetadata(NamedTuple):
     buffers : tuple of int
         Offset and length of each buffer in the body.
     codec : {"lz4", "zstd"} or None
-        Of what codec each buffer is a frame, behind its uncompressed length.
+        The codec; each buffer is its uncompressed length and a frame.
     variadic : tuple of int
         Data buffers of each view column.
     """
@@ -112,20 +112,20 @@ def write_batch_metadata(metadata: BatchMetadata) -> bytes:
 
 
 def read_header_type(metadata: bytes) -> int:
-    """Return which message the flatbuffer holds: 1 a schema, 3 a record batch."""
+    """Return the type of the message: 1 for a schema, 3 for a record batch."""
     table = _Table(metadata, _unsigned(metadata, 0))
     return table.scalar(1, "<B", 0)
 
 
 def read_batch_metadata(metadata: bytes) -> BatchMetadata:
-    """Read a record batch's flatbuffer, whoever wrote it.
+    """Read the flatbuffer of a record batch from any writer.
 
     Raises
     ------
     DecodeError
-        When it is no record batch that this format allows.
+        If the format does not allow it.
     TruncatedError
-        When an offset points out of the metadata.
+        If an offset points out of the metadata.
     """
     message = _Table(metadata, _unsigned(metadata, 0))
     if message.scalar(0, "<h", 0) != _V5:
@@ -134,7 +134,7 @@ def read_batch_metadata(metadata: bytes) -> BatchMetadata:
     if kind != RECORD_BATCH:
         raise DecodeError(f"expected a record batch, got message type {kind}", code="message-type")
     if message.has(4):
-        raise DecodeError("expected a batch without custom metadata", code="metadata")
+        raise DecodeError("a batch must have no custom metadata", code="metadata")
     batch = message.table(2)
     codec = None
     if batch.has(3):
@@ -156,7 +156,7 @@ def read_batch_metadata(metadata: bytes) -> BatchMetadata:
 
 
 class _Table:
-    """One flatbuffer table whose every access stays inside the bytes."""
+    """A flatbuffer table; every access is bounds-checked."""
 
     __slots__ = ("at", "data", "nbytes", "vtable", "vtable_nbytes")
 
@@ -166,14 +166,14 @@ class _Table:
         self.vtable = at - _unpack("<i", data, at)
         self.vtable_nbytes = _unpack("<H", data, self.vtable)
         self.nbytes = _unpack("<H", data, self.vtable + 2)
-        # As Arrow's own verifier: what one reader accepts, the others shall accept.
+        # As in Arrow's own verifier, so that all readers accept the same messages.
         if (
             self.vtable_nbytes % 2
             or self.vtable_nbytes < 4
             or self.vtable + self.vtable_nbytes > len(data)
             or at + self.nbytes > len(data)
         ):
-            raise TruncatedError("expected a table inside the metadata", code="metadata")
+            raise TruncatedError("a table reaches outside the metadata", code="metadata")
 
     def _field(self, index: int) -> int:
         entry = 4 + 2 * index
@@ -181,7 +181,7 @@ class _Table:
             return 0
         offset = _unpack("<H", self.data, self.vtable + entry)
         if offset >= self.nbytes:
-            raise TruncatedError("expected a field inside its table", code="metadata")
+            raise TruncatedError("a field reaches outside its table", code="metadata")
         return offset
 
     def has(self, index: int) -> bool:
@@ -194,7 +194,7 @@ class _Table:
     def table(self, index: int) -> _Table:
         offset = self._field(index)
         if not offset:
-            raise DecodeError(f"expected field {index} in the metadata", code="metadata")
+            raise DecodeError(f"field {index} is missing from the metadata", code="metadata")
         at = self.at + offset
         return _Table(self.data, at + _unsigned(self.data, at))
 
@@ -206,7 +206,7 @@ class _Table:
         at += _unsigned(self.data, at)
         count = _unsigned(self.data, at) * per_element
         if at + 4 + 8 * count > len(self.data):
-            raise TruncatedError("expected a vector inside the metadata", code="metadata")
+            raise TruncatedError("a vector reaches outside the metadata", code="metadata")
         return struct.unpack_from(f"<{count}q", self.data, at + 4)
 
 
@@ -216,32 +216,32 @@ def _unsigned(data: bytes, at: int) -> int:
 
 def _unpack(form: str, data: bytes, at: int) -> int:
     if at < 0:
-        raise TruncatedError("expected an offset inside the metadata", code="metadata")
+        raise TruncatedError("an offset points outside the metadata", code="metadata")
     try:
         value: int = struct.unpack_from(form, data, at)[0]
     except struct.error as error:
-        raise TruncatedError("expected an offset inside the metadata", code="metadata") from error
+        raise TruncatedError("an offset points outside the metadata", code="metadata") from error
     return value
 
 
-# Length of the metadata, and of it: the body's length, and where BodyCompression is, or 0. Their
-# places are those of write_batch_metadata's one arrangement.
+# Length of the metadata, length of the body, and the offset of BodyCompression or 0, at their
+# places in write_batch_metadata's layout.
 _PEEK: Final = struct.Struct("<4xI24xq14xH")
 _MOST_BATCHES: Final = 16
 
 
 def is_compressed(message: memoryview) -> bool:
-    """Say whether a batch of the message is compressed, as far as our own writer's bytes tell.
+    """Return whether a batch is compressed, as far as the layout of our own writer tells.
 
     Parameters
     ----------
     message : memoryview of bytes
-        Any bytes; those that are no message give False.
+        Any bytes; False if they are not a message.
 
     Notes
     -----
-    A hint for choosing a way, no check: another writer may arrange its metadata otherwise, and a
-    hostile one may say anything. **Cost**: about a microsecond a batch.
+    A hint to choose a code path, not a check: another writer may lay out its metadata differently,
+    and a hostile one may write anything. **Cost**: about a microsecond a batch.
 
     Examples
     --------
@@ -274,7 +274,7 @@ _LEVELS: Final = tuple(
 
 
 class Structure(NamedTuple):
-    """Hold all that decides the layout of a batch's columns.
+    """The lengths that determine the layout of a batch's columns.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ def _size(structure: Structure) -> int:
 
 
 class Layout(NamedTuple):
-    """Hold what follows from a structure.
+    """The layout that follows from a structure.
 
     Parameters
     ----------
@@ -414,21 +414,21 @@ def plain_structure(metadata: BatchMetadata) -> Structure:
     Raises
     ------
     DecodeError
-        When nodes and buffers contradict each other, the schema or the layout.
+        If nodes and buffers contradict each other, the schema or the layout.
     """
     check_places(metadata)
     return structure_of(metadata.nodes, metadata.buffers[1::2])
 
 
 def check_places(metadata: BatchMetadata) -> None:
-    """Raise unless the buffers fill the body in order, aligned, without hole or overlap.
+    """Check that the buffers fill the body in order, aligned, without gap or overlap.
 
     Raises
     ------
     IntegrityError
-        Naming the first buffer that lies elsewhere.
+        Naming the first misplaced buffer.
     SchemaError
-        When rows or variadic buffers are counted otherwise than they are.
+        If the counts of rows or data buffers are wrong.
     """
     lengths = metadata.buffers[1::2]
     if metadata.nodes[:1] != (metadata.length,) or metadata.variadic != (len(lengths) - BUFFERS,):
@@ -438,13 +438,13 @@ def check_places(metadata: BatchMetadata) -> None:
             code="array-count",
         )
     if min(lengths, default=0) < 0:
-        raise IntegrityError("expected buffers of 0 bytes or more", code="layout")
+        raise IntegrityError("a buffer has a negative length", code="layout")
     expected, nbytes = places(lengths)
     if expected != metadata.buffers:
         pairs = enumerate(zip(expected, metadata.buffers, strict=True))
         index = next(i for i, (a, b) in pairs if a != b) // 2
         raise IntegrityError(
-            f"expected it at byte {expected[2 * index]} of the body, "
+            f"expected at byte {expected[2 * index]} of the body, "
             f"got {metadata.buffers[2 * index]}",
             path=f"$.buffers[{index}]",
             code="layout",

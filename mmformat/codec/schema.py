@@ -39,7 +39,7 @@ END_OF_STREAM: Final = CONTINUATION + b"\x00\x00\x00\x00"
 VERSION_KEY: Final = b"mmformat.version"
 
 COMPRESSION_KEY: Final = b"mmformat.compression"
-"""The figures behind the choices of "auto"; readers may show them."""
+"""Key for the figures that "auto" based its choices on."""
 
 
 class Column:

@@ -1,4 +1,4 @@
-"""The messages of a stream, found one behind the other and checked before anything is viewed."""
+"""The Arrow messages of a stream: located and checked before any tensor is viewed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ EXTENSION_KEY: Final = b"ARROW:extension:"
 
 
 class Batch(NamedTuple):
-    """Say where a record batch lies in its message.
+    """The place of a record batch in its message.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
     body_at : int
         Byte of the message at which the body begins.
     metadata : BatchMetadata
-        What the flatbuffer says, checked against the message's length.
+        The parsed flatbuffer, checked against the message's length.
     """
 
     start: int
@@ -77,12 +77,12 @@ class Batch(NamedTuple):
 
 
 def read_schema(spans: ChainedBuffer, limits: Limits) -> int:
-    """Check the schema message and return the byte behind it.
+    """Check the schema message and return the offset after it.
 
     Raises
     ------
     SchemaError, VersionError, TruncatedError
-        When the stream does not begin with a schema of this format and version.
+        If the stream does not begin with the schema of this format and version.
     """
     nbytes = len(SCHEMA_MESSAGE)
     if spans.nbytes >= nbytes and spans.read(0, nbytes) == SCHEMA_MESSAGE:
@@ -96,8 +96,8 @@ def read_schema(spans: ChainedBuffer, limits: Limits) -> int:
 
 def _check_schema(message: bytes) -> None:
     if EXTENSION_KEY in message:
-        # Arrow would call whatever Python code has registered itself for the type's name.
-        raise SchemaError(f"expected no extension types, got the key {EXTENSION_KEY.decode()}")
+        # Arrow would call any Python code that is registered for the type's name.
+        raise SchemaError(f"extension types are not allowed, got the key {EXTENSION_KEY.decode()}")
     try:
         schema = open_stream(message + END_OF_STREAM).schema
         names = ", ".join(schema.names)[:200]
@@ -106,9 +106,9 @@ def _check_schema(message: bytes) -> None:
     text = (schema.metadata or {}).get(VERSION_KEY)
     if text is None:
         raise SchemaError(
-            "expected the key mmformat.version in the schema's metadata",
+            "the schema's metadata lacks the key mmformat.version",
             code="no-version",
-            hint="this is an Arrow stream, but no mmformat message",
+            hint="this is an Arrow stream, but not an mmformat message",
         )
     if not text.isdigit() or text.startswith(b"0"):
         raise SchemaError(f"expected a version number, got {text[:20]!r}", code="no-version")
@@ -117,7 +117,7 @@ def _check_schema(message: bytes) -> None:
             f"expected a message of version {VERSION}, got version {text[:20].decode()}",
             hint="upgrade mmformat in the reader",
         )
-    # Arrow takes schemas for equal whose list elements have other names.
+    # Arrow ignores the names of list elements when it compares schemas.
     if not schema.equals(SCHEMA, check_metadata=False) or _names(schema) != _names(SCHEMA):
         raise SchemaError(
             f"expected the schema of version {VERSION}, got {len(schema)} columns: {names}"
@@ -151,7 +151,7 @@ def _read_metadata(spans: ChainedBuffer, at: int, limits: Limits) -> tuple[bytes
             "expected the continuation marker of an Arrow message",
             path=f"$[{at}]",
             code="marker",
-            hint="this is no mmformat message" if at == 0 else None,
+            hint="this is not an mmformat message" if at == 0 else None,
         )
     nbytes = int.from_bytes(prefix[4:], "little")
     if nbytes == 0:
@@ -166,7 +166,7 @@ def find_batches(spans: ChainedBuffer, limits: Limits) -> Iterator[Batch]:
     Raises
     ------
     DecodeError, IntegrityError, LimitError, SchemaError, TruncatedError, VersionError
-        When the stream is not what the format says.
+        If the stream violates the format.
     """
     limits.check("message_nbytes", spans.nbytes)
     at = read_schema(spans, limits)
@@ -209,19 +209,19 @@ def read_batches(
     spans : ChainedBuffer
         The message.
     limits : Limits
-        What the message may ask for.
+        Bounds on the message.
     allocate : callable, optional
         Return memory for a compressed tensor: so many bytes, writable, at a multiple of 64.
 
     Raises
     ------
     DecodeError, IntegrityError, LimitError, SchemaError, TruncatedError, VersionError
-        When the stream is not what the format says.
+        If the stream violates the format.
 
     Notes
     -----
-    **Copies**: none of an uncompressed tensor; a compressed one is written once to its own memory,
-    on all cores, after its sizes were checked against the limits and its shape.
+    **Copies**: none of an uncompressed tensor; a compressed one is decompressed once into its own
+    memory, on all cores, after its sizes were checked against the limits and its shape.
     """
     decompressed = 0
     for batch in find_batches(spans, limits):
@@ -245,7 +245,7 @@ def read_batches(
 def _checked_rows(
     spans: ChainedBuffer, batch: Batch, limits: Limits, decompressed: int
 ) -> tuple[list[Row], int]:
-    """Return a compressed batch's rows with places, when memory may be taken for all of them."""
+    """Return a compressed batch's rows with places, after all sizes were checked."""
     structure, lengths = structure_in(spans, batch, limits)
     limits.check("decompressed_nbytes", decompressed + sum(lengths))
     try:
@@ -262,19 +262,19 @@ def _checked_rows(
 def placed_rows(
     spans: ChainedBuffer, batch: Batch, limits: Limits, *, decompressed: int = 0
 ) -> tuple[list[Row], int]:
-    """Return a batch's rows with a Place for each data buffer, and its bytes after decompression.
+    """Return a batch's rows with a Place for each data buffer, and its decompressed size.
 
     Parameters
     ----------
     spans, batch, limits
         As elsewhere.
     decompressed : int
-        Bytes after decompression of the compressed batches before this one.
+        Decompressed size of the compressed batches before this one.
 
     Raises
     ------
     DecodeError, IntegrityError, LimitError
-        When metadata or columns are not what the format says; no byte of a tensor is read.
+        If metadata or columns violate the format; no tensor byte is read.
     """
     structure, lengths = structure_in(spans, batch, limits)
     if batch.metadata.compressed:
@@ -306,7 +306,7 @@ def columns_in(
     Raises
     ------
     IntegrityError
-        When a compressed one is no frame of its claimed length.
+        If a compressed buffer is not a frame of its claimed length.
     """
     if batch.metadata.compressed:
         return decompress_columns(spans, batch.body_at, batch.metadata, lengths)
@@ -321,9 +321,9 @@ def structure_in(
     Raises
     ------
     DecodeError
-        When the metadata contradicts itself, the schema or the layout.
+        If the metadata contradicts itself, the schema or the layout.
     LimitError
-        When more rows, tensors or column bytes are announced than the limits allow.
+        If more rows, tensors or column bytes are announced than the limits allow.
     """
     metadata = batch.metadata
     if metadata.compressed:

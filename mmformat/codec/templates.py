@@ -37,7 +37,7 @@ __all__ = ["Outline", "encode_by_template", "forget_templates", "learn_template"
 
 
 class _Template(NamedTuple):
-    """Hold all bytes of a message of one structure that do not vary."""
+    """The bytes of a message of one structure that do not vary."""
 
     start: bytes
     segments: Segments
@@ -48,12 +48,12 @@ class _Template(NamedTuple):
 
 
 class Outline:
-    """Walk inputs: their structure goes to ``key``, the values that vary to the lists.
+    """The structure of inputs in ``key``, and the values that vary in lists.
 
     Raises
     ------
     NoPlanError
-        If a value is of a rarer kind, or a tensor's bytes cannot be used where they lie.
+        If a value is of a rare kind.
     """
 
     __slots__ = (
@@ -223,7 +223,7 @@ def outline_of(inputs: MultimodalInputs) -> Outline | None:
     try:
         return Outline(inputs)
     except (NoPlanError, RuntimeError, ValueError, TypeError, AttributeError, MMFormatError):
-        return None  # the full path says what is wrong, if anything is; RecursionError is one
+        return None  # the full path raises any error; RecursionError is a RuntimeError
 
 
 def encode_by_template(outline: Outline) -> EncodedMessage | None:

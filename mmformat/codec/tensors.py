@@ -116,7 +116,7 @@ def cut(buffer: Any, nbytes: int) -> list[Bytes]:
     """Return a buffer in pieces of so many bytes; no byte is copied."""
     if buffer.size <= nbytes:
         return [buffer]
-    # The last chunk takes a rest that would be an inline view: chunks stay behind each other.
+    # The last chunk takes a rest that would be an inline view: chunks stay adjacent.
     starts = range(0, buffer.size - INLINE_NBYTES, nbytes)
     ends = [*starts[1:], buffer.size]
     return [
@@ -126,16 +126,16 @@ def cut(buffer: Any, nbytes: int) -> list[Bytes]:
 
 
 def check_entry(entry: TensorEntry, limits: Limits, *, path: str) -> None:
-    """Raise when dtype, shape, encoding and bytes contradict each other; no tensor byte is read.
+    """Check that dtype, shape, encoding and length agree; no tensor byte is read.
 
     Raises
     ------
     DecodeError
         For a dtype or an encoding that is not of this version.
     IntegrityError
-        When the bytes are not those that dtype and shape need.
+        If the bytes are not those that dtype and shape need.
     LimitError
-        When the tensor would be larger than the limits allow.
+        If the tensor would be larger than the limits allow.
     """
     nbytes = checked_nbytes(entry.dtype, entry.shape, limits, path=path)
     if entry.encoding == PLAIN:
@@ -217,12 +217,12 @@ def tensor_of(
     Raises
     ------
     IntegrityError
-        When a code is not in the table.
+        If a code is not in the table.
 
     Notes
     -----
-    **Copies**: none for one chunk, or chunks that lie behind each other; chunks that do not are
-    joined. ``expand`` writes every element of a dictionary tensor.
+    **Copies**: none for one chunk, or adjacent chunks; other chunks are joined.
+    ``expand`` writes every element of a dictionary tensor.
     """
     view = partial(torch_view, writable=writable) if torch else numpy_view
     if entry.encoding == PLAIN:
@@ -257,7 +257,7 @@ def _joined(chunks: Sequence[Bytes]) -> Bytes:
 
 
 class DictionaryLayout:
-    """Hold the parameters of a dictionary entry, checked; nobody changes them."""
+    """Checked parameters of a dictionary entry; immutable."""
 
     __slots__ = ("axis", "codes", "expanded", "repeat", "repeat_axis", "table")
 
@@ -286,12 +286,12 @@ class DictionaryLayout:
 
 
 def dictionary_layout(entry: TensorEntry, path: str) -> DictionaryLayout:
-    """Return what a dictionary entry's parameters say; read once for each text that is met.
+    """Return the parsed parameters of a dictionary entry; cached by their text.
 
     Raises
     ------
     DecodeError
-        When they are not those of a dictionary tensor.
+        If they are not those of a dictionary tensor.
     """
     try:
         return _layout_of((entry.parameters or "null", entry.dtype))

@@ -1,4 +1,4 @@
-"""Every promise of the specification that a message breaks, each with its clause."""
+"""Validate a message against every clause of the specification."""
 
 from __future__ import annotations
 
@@ -95,19 +95,19 @@ CLAUSES: Final[dict[str, str]] = {
 """The clause of schemas/v1/SPEC.md that a code of a finding or of a decoding error names."""
 
 VERIFY_CODES: Final = frozenset({"arrow", "bool", "json", "null-value", "padding"})
-"""Broken promises that decoding does not look for, because they cannot hurt it."""
+"""Violations that decoding does not check, because they are harmless to it."""
 
 CALLER_CODES: Final = frozenset(
     {"attributes-depth", "headroom", "missing-extra", "model", "not-materialized", "source"}
 )
-"""Codes that speak of the caller's arguments and not of a message."""
+"""Codes about the caller's arguments, not about a message."""
 
 
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 
 
 def filled_gaps(spans: ChainedBuffer, batch: Batch) -> Iterator[int]:
-    """Yield the byte of the message at which each gap begins that is not all zeros."""
+    """Yield the offset of each gap between buffers that holds a byte other than zero."""
     flat = batch.metadata.buffers
     places = [*zip(flat[::2], flat[1::2], strict=True), (batch.metadata.body_nbytes, 0)]
     end = 0
@@ -134,14 +134,14 @@ def hidden_values(structure: Structure, columns: Bytes) -> Iterator[int]:
 
 
 def misspelt_int(text: str) -> bool:
-    """Say whether a checked decimal text is not the shortest one of its number."""
+    """Return whether a checked decimal text is not the shortest form of its number."""
     return str(int(text)) != text
 
 
 def misspelt_json(text: str) -> Iterator[str]:
-    """Yield what is wrong with the spelling of checked attributes."""
+    """Yield each deviation of checked attributes from canonical JSON."""
     if re.search(r"\s", _STRING.sub('""', text)):
-        yield "expected no white space between tokens"
+        yield "JSON must have no white space between tokens"
     yield from _misspelt(json.loads(text))
 
 
@@ -155,16 +155,16 @@ def _misspelt(value: Any) -> Iterator[str]:
         encoded = part[1] if key == "$scalar" else part
         if key in ("$bytes", "$bytearray", "$scalar"):
             if base64.b64encode(base64.b64decode(encoded)).decode() != encoded:
-                yield f"expected zero bits behind the last byte of {key}"
+                yield f"unused bits after the last byte of {key} must be zero"
         elif key == "$int":
             if misspelt_int(part) or -SAFE_INT <= int(part) <= SAFE_INT:
-                yield "expected $int for ints over 2**53 alone, in their shortest spelling"
+                yield "$int must hold an int over 2**53 in its shortest form"
         else:
             yield from _misspelt(part)
 
 
 class Finding(NamedTuple):
-    """Name one broken promise.
+    """A violation of the specification.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ class Finding(NamedTuple):
     path : str
         Where, as ``$.items[2].feature`` or ``$.buffers[3]``.
     message : str
-        What was expected and what is there.
+        The rule, and the offending value.
     refused : bool
         Whether ``decode`` refuses the message for it.
     """
@@ -188,7 +188,7 @@ class Finding(NamedTuple):
 
 
 def verify(source: Any, *, limits: Limits | None = None) -> list[Finding]:
-    """Return every promise of the format that a message breaks; an empty list means none.
+    """Return every violation of the specification in a message; an empty list if it is valid.
 
     Parameters
     ----------
@@ -201,12 +201,12 @@ def verify(source: Any, *, limits: Limits | None = None) -> list[Finding]:
     -------
     list of Finding
         Where one has ``refused``, ``decode`` raises an error of the first such finding's code.
-        After a broken promise of the stream nothing behind it is looked at.
+        After a violation in the stream's framing, the rest is not examined.
 
     Raises
     ------
     DecodeError
-        When the source cannot be opened; never for what is in it.
+        If the source cannot be opened; never for its content.
 
     Notes
     -----
@@ -268,7 +268,9 @@ def _row_findings(row: Row, path: str, limits: Limits) -> Iterator[Finding]:
         yield _refusal(error)
         return
     if row.hash is not None and misspelt_int(row.hash):
-        yield _promise("json", f"{path}.hash", f"expected no zeros before {int(row.hash)}")
+        yield _promise(
+            "json", f"{path}.hash", f"the hash {int(row.hash)} must have no leading zeros"
+        )
     for message in misspelt_json(row.attributes or "{}"):
         yield _promise("json", path, message)
     for entry, where in made:
@@ -287,7 +289,7 @@ def _check_codes(entry: TensorEntry, path: str) -> None:
 def _value_findings(entry: TensorEntry, path: str) -> Iterator[Finding]:
     values = entry.data[:1] if entry.encoding == DICTIONARY else entry.data
     if entry.dtype == "bool" and max(map(_largest, values), default=0) > 1:
-        yield _promise("bool", path, "expected bytes 0 and 1 for bool")
+        yield _promise("bool", path, "a bool tensor must hold only the bytes 0 and 1")
 
 
 def _largest(chunk: Any) -> int:
@@ -298,15 +300,17 @@ def _batch_findings(spans: ChainedBuffer, limits: Limits) -> Iterator[Finding]:
     for number, batch in enumerate(find_batches(spans, limits)):
         path = f"$.batches[{number}]"
         for at in filled_gaps(spans, batch):
-            yield _promise("padding", path, f"expected zeros at byte {at:,} of the message")
+            yield _promise(
+                "padding", path, f"the padding at byte {at:,} of the message must be zeros"
+            )
         structure, lengths = structure_in(spans, batch, limits)
         columns = columns_in(spans, batch, structure, lengths)
         for at in hidden_values(structure, columns):
-            yield _promise("null-value", f"{path}.buffers[{at}]", "expected no value under a null")
+            yield _promise("null-value", f"{path}.buffers[{at}]", "a null must not have a value")
 
 
 def _arrow_findings(spans: ChainedBuffer) -> Iterator[Finding]:
     try:
         validate_stream(spans.read(0, spans.nbytes))
     except (pa.ArrowException, OSError) as error:
-        yield _promise("arrow", "$", f"expected what Arrow's full validation accepts, got: {error}")
+        yield _promise("arrow", "$", f"Arrow's full validation fails: {error}")

@@ -11,7 +11,8 @@ import numpy as np
 from mmformat.errors import MaterializeError
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.item import MultimodalDataItem
-from mmformat.model.tensors import Feature, is_tensor, is_torch
+from mmformat.model.tensors import is_tensor, is_torch
+from mmformat.model.values import Feature
 
 __all__ = ["Draft", "ProcessorOutput", "processor_output"]
 

@@ -6,7 +6,8 @@ from mmformat.model.item import InputFormat, Modality, MultimodalDataItem, Multi
 from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
 from mmformat.model.source import Source
-from mmformat.model.tensors import Feature, TensorSpec, TensorValue
+from mmformat.model.tensors import TensorSpec
+from mmformat.model.values import Feature, TensorValue
 
 __all__ = [
     "Compression",

@@ -1,4 +1,4 @@
-"""What callers pass, checked at the door, so that a slip is named and nothing foreign escapes."""
+"""Validate arguments at the API boundary."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def check_type(
     error: type[MMFormatError] = ModelError,
     code: str | None = None,
 ) -> None:
-    """Raise unless the value is of one of the kinds; None passes where NoneType is one of them.
+    """Check the type of a value; None passes if NoneType is among the types.
 
     Parameters
     ----------
     expected : str
-        What it should have been, in words.
+        The expected type, as text.
     name : str
         The parameter's name.
     error, code
-        What is raised.
+        The error to raise.
 
     Raises
     ------
     MMFormatError
-        Of the class that was named.
+        Of the given class.
     """
     if not isinstance(value, kinds):
         raise error(f"expected {expected}, got {type(value).__name__}", path=f"$.{name}", code=code)
@@ -53,12 +53,12 @@ def check_text(
     error: type[MMFormatError] = ModelError,
     code: str | None = None,
 ) -> None:
-    """Raise unless the value is one of the words; an array is none, however it compares.
+    """Check that a value is one of the given texts; an array never is.
 
     Raises
     ------
     MMFormatError
-        Of the class that was named.
+        Of the given class.
     """
     if not isinstance(value, str) or value not in choices:
         raise error(
@@ -69,19 +69,19 @@ def check_text(
 
 
 def check_callable(value: object, *, name: str, error: type[MMFormatError] = ModelError) -> None:
-    """Raise unless the value can be called, or is None.
+    """Check that a value is callable or None.
 
     Raises
     ------
     MMFormatError
-        Of the class that was named.
+        Of the given class.
     """
     if value is not None and not callable(value):
         raise error(f"expected a callable, got {type(value).__name__}", path=f"$.{name}")
 
 
 def check_bounds(bounds: DataclassInstance) -> None:
-    """Raise unless every field of a dataclass of bounds is a positive int; True is none.
+    """Check that every field of a dataclass is a positive int, and not a bool.
 
     Raises
     ------
@@ -101,12 +101,12 @@ def check_path(
     error: type[MMFormatError] = ModelError,
     code: str | None = None,
 ) -> Path:
-    """Return a path that the system can be asked about.
+    """Return a valid path.
 
     Raises
     ------
     MMFormatError
-        Of the class that was named, also for the bytes of a path and for one with a null in it.
+        Of the given class; also for bytes and for text with a null byte.
     """
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else value
     if not isinstance(text, str) or "\0" in text:

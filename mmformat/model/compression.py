@@ -20,19 +20,19 @@ class Compression:
     Parameters
     ----------
     codec : {"lz4", "zstd", "auto"}
-        ``"zstd"`` is smaller and slower, for files that are kept. ``"auto"`` samples each large
-        tensor first, and takes LZ4 or leaves the tensor alone; the message says why.
+        ``"zstd"`` compresses better and slower, for stored files. ``"auto"`` samples each large
+        tensor and compresses it with LZ4 if that pays; the message records why.
     threshold_nbytes : int, default 10 MiB
-        Tensors of more bytes than this travel in a compressed record batch.
+        Larger tensors are sent in a compressed record batch.
     link_gbit_s : float, optional
-        Of ``"auto"``: the rate of the link that the message crosses. The sample is then timed too,
-        and a tensor is compressed where that gets it there sooner. Without it every tensor is that
-        shrinks to nine tenths.
+        For ``"auto"``: the rate of the link. The sample is then timed too, and a tensor is
+        compressed if it arrives sooner. If omitted, every tensor that shrinks to nine tenths is
+        compressed.
 
     Raises
     ------
     ModelError
-        For another codec, a negative threshold, or a link that is no rate or not for "auto".
+        If the codec is unknown, the threshold negative, or the link invalid or not for "auto".
 
     Examples
     --------

@@ -34,7 +34,7 @@ MAX_ENTRIES = 256
 
 
 class DictionaryTensor:
-    """Hold a tensor as uint8 codes and a table of the values that each channel takes.
+    """A tensor as uint8 codes and a table of the values of each channel.
 
     The element at ``codes[..., c, ...]`` (``c`` on ``axis``) is ``table[c, code]``. The expanded
     codes get a new axis of extent ``repeat`` at ``repeat_axis`` along which the values are the
@@ -58,7 +58,7 @@ class DictionaryTensor:
     Raises
     ------
     ModelError
-        When the parts contradict each other.
+        If the parts contradict each other.
 
     Notes
     -----
@@ -152,7 +152,7 @@ class DictionaryTensor:
         Raises
         ------
         ModelError
-            When a code is not below the number of entries, or ``out`` is another tensor.
+            If a code is not below the number of entries, or ``out`` is another tensor.
 
         Notes
         -----
@@ -194,9 +194,9 @@ class DictionaryTensor:
         Raises
         ------
         ModelError
-            When a code is not below the number of entries, or ``device`` is none.
+            If a code is not below the number of entries, or ``device`` is invalid.
         MissingExtraError
-            When torch is not installed.
+            If torch is not installed.
 
         Notes
         -----
@@ -226,7 +226,7 @@ class DictionaryTensor:
         Raises
         ------
         ModelError
-            When either dtype is no float, or numpy has no bfloat16 and torch is absent.
+            If either dtype is no float, or numpy has no bfloat16 and torch is absent.
 
         Notes
         -----
@@ -260,7 +260,7 @@ class DictionaryTensor:
 def check_dictionary(
     codes: TensorSpec, table: TensorSpec, *, axis: int, repeat_axis: int, repeat: int
 ) -> None:
-    """Raise ModelError when the parts of a dictionary tensor contradict each other."""
+    """Raise ModelError if the parts of a dictionary tensor contradict each other."""
     if codes.dtype != "uint8":
         raise ModelError(f"expected uint8 codes, got {codes.dtype}", path="$.codes")
     if len(table.shape) != 2 or not 1 <= table.shape[1] <= MAX_ENTRIES:
@@ -349,10 +349,10 @@ def _cast(table: Any, dtype: str) -> npt.NDArray[Any] | torch.Tensor:
 
 
 BLOCK: Final = 65_536
-"""Codes looked up at once: their indices (8 bytes each) and values stay in a core's own cache."""
+"""Codes looked up at once; their indices (8 bytes each) and values fit in a core's cache."""
 
 PAIRS_FROM: Final = 4 * BLOCK
-"""Codes of a channel from which a table of all 65,536 pairs earns what it costs to make."""
+"""Codes of a channel from which a table of all 65,536 pairs pays off."""
 
 _WIDER: Final[dict[int, np.dtype[Any]]] = {
     1: np.dtype("u2"),
@@ -376,10 +376,10 @@ def expand_numpy(
     Parameters
     ----------
     codes : uint8 array
-        Every code is below the number of entries; that was checked.
+        Every code is below the number of entries.
     table : array of words, (channels, entries)
         Words are moved as they are, so that NaN payloads and -0.0 come through.
-    out : array of such words, one axis, optional
+    out : one-dimensional array of the table's dtype, optional
         As many as there are elements in the result: where it is written.
 
     Notes
@@ -470,7 +470,7 @@ def _expand_channel(
 
 
 def _pairs(values: npt.NDArray[Any], wider: np.dtype[Any]) -> npt.NDArray[Any]:
-    # Entry lo + 256 * hi holds the words of lo and hi behind each other, as two codes lie.
+    # Entry lo + 256 * hi holds the words of lo and hi, in the order of two codes in memory.
     padded = np.zeros(256, values.dtype)
     padded[: values.size] = values
     pairs = np.empty((256, 256, 2), values.dtype)

@@ -1,4 +1,4 @@
-"""What an item is known by: a digest of its content, and the numbers that engines derive."""
+"""The identity of an item: a digest of its content, and the numbers that engines derive."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ def identity_of(item: MultimodalDataItem) -> str:
     Returns
     -------
     str
-        Hexadecimal, 64 digits. Nobody can make two contents of one identity, which a prefix cache
-        that tenants share depends on.
+        Hexadecimal, 64 digits. It is collision-resistant, as a prefix cache shared by tenants
+        requires.
 
     Raises
     ------
     ModelError
-        When a value is a source, is on a device, or is of a kind that no message carries.
+        If a value is a source, is on a device, or is of a kind that no message carries.
 
     Notes
     -----
     The digest is over frames: a tag for the kind, the name, dtype, shape and length before the
     bytes, the length of each list. So reshaped, regrouped or recast data differ, and torch and
-    numpy do not. A dictionary tensor has an identity of its own, not that of the tensor that it
-    expands to: the latter would cost the expansion that it exists to avoid.
+    numpy do not. The identity of a dictionary tensor is not that of the expanded tensor, which
+    would cost the expansion.
 
     **Copies**: none of contiguous tensors. **Cost**: one pass over the bytes.
 
@@ -139,7 +139,7 @@ def pad_value_of_hash(hash_value: int, *, rule: PadRule = "sglang-0.5.23") -> in
     Raises
     ------
     ModelError
-        When the rule is unknown or the hash does not fit it.
+        If the rule is unknown or the hash does not fit it.
     """
     return pad_values_of_hash(hash_value, rule=rule)[0]
 
@@ -161,7 +161,7 @@ def pad_values_of_hash(
     Raises
     ------
     ModelError
-        When the rule is unknown, or the hash of the wide rule is not within 64 bits.
+        If the rule is unknown, or the hash of the wide rule is not within 64 bits.
 
     References
     ----------
@@ -203,7 +203,7 @@ def content_hash_of(feature: Any, *, rule: PadRule = "sglang-0.5.23") -> int:
     Raises
     ------
     ModelError
-        When the rule is unknown or the feature is of another kind.
+        If the rule is unknown or the feature is of another kind.
 
     Notes
     -----

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from mmformat.errors import ModelError
 from mmformat.model.arguments import check_type
 from mmformat.model.repr import repr_of_fields
-from mmformat.model.tensors import Feature
+from mmformat.model.values import Feature
 
 __all__ = [
     "InputFormat",
@@ -26,7 +26,7 @@ MOST_LEAVES: Final = 2**16
 
 
 class Modality(StrEnum):
-    """Name the kind of medium of an item; the value is the text of the wire.
+    """The kind of medium of an item; the value is its text in messages.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class Modality(StrEnum):
 
 
 class InputFormat(StrEnum):
-    """Name the stage in which the feature arrived; the names are those of SGLang's enum."""
+    """The stage of processing of a feature; the names are those of SGLang's enum."""
 
     NORMAL = "normal"
     PROCESSOR_OUTPUT = "processor_output"
@@ -72,32 +72,32 @@ def _found(kind: type[E], value: object) -> E:
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MultimodalDataItem:
-    """Describe one medium: its tensors, where its tokens lie, and what it is known by.
+    """One medium: its tensors, its token ranges, and its identity.
 
     Parameters
     ----------
     modality : Modality
         The kind of medium.
     feature : tensor, DictionaryTensor, Source, list of these, or None
-        What the model's encoder reads, as ``pixel_values`` or log-mel frames.
+        Input of the model's encoder, such as ``pixel_values`` or log-mel frames.
     precomputed_embeddings : as feature
-        What replaces the encoder's output.
+        Replaces the encoder's output.
     offsets : list of (int, int), optional
         Token ranges of the item in the prompt; both ends inclusive, as in SGLang.
     format : InputFormat
-        The stage in which the feature arrived.
+        The stage of processing of the feature.
     model_specific_data : dict
         Tensors, scalars, str, bytes, lists, tuples and dicts, nested, by the model's names.
     hash, pad_value : int, optional
-        What the engine's prefix cache knows the item by.
+        The item's keys in the engine's prefix cache.
     identity : str, optional
         The digest of the content, as made at materialization.
 
     Raises
     ------
     ModelError
-        When ``modality`` or ``format`` is none, ``model_specific_data`` no dict, or a frozen item
-        is assigned to.
+        If ``modality`` or ``format`` is unknown, ``model_specific_data`` is not a dict, or a field
+        of a frozen item is assigned.
 
     Examples
     --------
@@ -139,7 +139,7 @@ class MultimodalDataItem:
     def __setattr__(self, name: str, value: object) -> None:
         if getattr(self, "_frozen", False):
             raise ModelError(
-                "expected an item that is not frozen, got one that was materialized",
+                "the item is frozen: it was materialized",
                 path=f"$.{name}",
                 hint="dataclasses.replace(item, ...) gives one that can be changed",
             )
@@ -249,7 +249,7 @@ def made_item(*values: Any) -> MultimodalDataItem:
 
 @dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class MultimodalInputs:
-    """Hold all media of one request, and what belongs to the whole request.
+    """All media of one request, and the data of the whole request.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ class MultimodalInputs:
     Raises
     ------
     ModelError
-        When ``items`` is no list or holds anything else, or ``request_data`` is no dict.
+        If ``items`` is not a list of items, or ``request_data`` is not a dict.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""The bounds that a reader puts on what it is sent."""
+"""Bounds that a reader sets on messages."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bound what a message may ask of its reader; every bound is checked before memory is taken.
+    """Bounds on a message; each is checked before memory is allocated.
 
     Parameters
     ----------
     message_nbytes : int
         Bytes of the whole encoded message.
     decompressed_nbytes : int
-        Bytes of all tensors and columns after decompression, and, apart, of all dictionary tensors
-        after expansion where they are expanded.
+        Bytes of all tensors and columns after decompression; also, counted separately, of all
+        dictionary tensors after expansion.
     tensor_nbytes : int
         Bytes of one tensor after decompression and dictionary expansion.
     metadata_nbytes : int
@@ -31,7 +31,7 @@ class Limits:
     dimensions : int
         Axes of one tensor.
     chunks : int
-        Views that one tensor may be cut into.
+        Chunks of one tensor.
     attributes_nbytes : int
         Bytes of one row's attributes.
     attributes_depth : int
@@ -40,7 +40,7 @@ class Limits:
     Raises
     ------
     ModelError
-        When a bound is not a positive int.
+        If a bound is not a positive int.
 
     Examples
     --------
@@ -78,18 +78,18 @@ class Limits:
         return value
 
     def check(self, name: str, value: int, *, path: str | None = None) -> None:
-        """Raise LimitError when ``value`` is over the bound called ``name``.
+        """Raise LimitError if ``value`` exceeds the bound ``name``.
 
         Raises
         ------
         LimitError
-            Naming the bound, its value and what was asked.
+            Naming the bound, its limit and the value.
         ModelError
-            When there is no such bound, or ``value`` is no int.
+            If there is no such bound, or ``value`` is not an int.
         """
         bound: Any = getattr(self, name, None) if type(name) is str else None
         if type(bound) is type(value) is int and value <= bound:
-            return  # of all calls nearly all, and a message takes twenty
+            return  # the common case, twenty times a message
         if type(bound) is not int:
             names = [each.name for each in fields(self)]
             raise ModelError(f"expected one of {', '.join(names)}, got {name!r:.60}", path="$.name")

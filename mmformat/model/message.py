@@ -1,4 +1,4 @@
-"""A message as the buffers that it is made of."""
+"""An encoded message as buffers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["EncodedMessage"]
 
 
 class EncodedMessage:
-    """Hold an encoded message as frames: buffers that, joined, are one Arrow IPC stream.
+    """An encoded message as frames: buffers that form one Arrow IPC stream.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class EncodedMessage:
     Raises
     ------
     ModelError
-        When a frame is no contiguous buffer of bytes.
+        If a frame is not a contiguous buffer.
 
     Notes
     -----
@@ -93,7 +93,7 @@ class EncodedMessage:
         Raises
         ------
         TransportError
-            When the target is too small, read-only, or no buffer.
+            If the target is too small, read-only, or not a buffer.
 
         Notes
         -----
@@ -130,7 +130,7 @@ class EncodedMessage:
         Raises
         ------
         TransportError
-            When the file cannot be written; no partial file is left.
+            If the file cannot be written; no partial file is left.
         """
         with written_whole(check_path(path, name="path", error=TransportError)) as file:
             for frame in self.frames:
@@ -138,11 +138,11 @@ class EncodedMessage:
 
 
 _FRAMES: Final = frozenset({bytes, type(buffer_of(b"")), StridedBytes})
-"""What :func:`mmformat.encode` makes, which needs no further look."""
+"""The types that :func:`mmformat.encode` makes."""
 
 
 def _checked(frames: object) -> list[Any]:
-    """Return frames whose length is their number of bytes."""
+    """Return frames as buffers of bytes."""
     if isinstance(frames, (str, bytes, bytearray)) or not isinstance(frames, Iterable):
         raise ModelError(
             f"expected a sequence of buffers, got {type(frames).__name__}", path="$.frames"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from operator import index
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +18,12 @@ from mmformat.errors import MissingExtraError, ModelError
 if TYPE_CHECKING:
     import torch
 
-    from mmformat.model.dictionary import DictionaryTensor
-    from mmformat.model.source import Source
 
 __all__ = [
     "ITEMSIZE",
     "ML_DTYPES",
-    "Feature",
     "StridedBytes",
     "TensorSpec",
-    "TensorValue",
     "is_tensor",
     "is_torch",
     "numpy_dtype",
@@ -112,7 +108,7 @@ def torch_dtype(name: str) -> torch.dtype:
     Raises
     ------
     MissingExtraError
-        When torch is not installed.
+        If torch is not installed.
     ModelError
         For a name that is no dtype of the wire.
     """
@@ -147,12 +143,6 @@ def _learn_torch() -> None:
         _TORCH_NAMES[dtype] = name
 
 
-TensorValue: TypeAlias = Union["torch.Tensor", "npt.NDArray[Any]", "DictionaryTensor"]
-"""One tensor: torch, numpy, or dictionary-encoded."""
-
-Feature: TypeAlias = Union[TensorValue, "Source", "list[Any]", "tuple[Any, ...]", None]
-"""What ``feature`` and ``precomputed_embeddings`` may be: a tensor, a source, a list of them."""
-
 COPIED_NBYTES: Final = 4096
 """A smaller view with strides is copied at once."""
 
@@ -161,7 +151,7 @@ MAX_NBYTES: Final = 2**62
 
 
 class TensorSpec(NamedTuple):
-    """Say what a tensor is, without its bytes.
+    """Dtype and shape of a tensor.
 
     Parameters
     ----------
@@ -181,7 +171,7 @@ class TensorSpec(NamedTuple):
         Raises
         ------
         ModelError
-            When the dtype is none of the wire, or the shape no extents.
+            If the dtype is not one of the wire, or the shape is invalid.
         """
         try:
             return ITEMSIZE[self.dtype] * math.prod(map(index, self.shape))
@@ -194,14 +184,14 @@ class TensorSpec(NamedTuple):
 
 
 def is_torch(value: object) -> bool:
-    """Say whether ``value`` is a torch tensor, without importing torch."""
-    # Half-imported by another thread it has no Tensor yet, and nobody can have one.
+    """Return whether ``value`` is a torch tensor, without importing torch."""
+    # While another thread imports torch, it has no Tensor yet, so no value can be one.
     tensor = getattr(sys.modules.get("torch"), "Tensor", None)
     return tensor is not None and isinstance(value, tensor)
 
 
 def is_tensor(value: object) -> bool:
-    """Say whether ``value`` is a torch tensor or a numpy array (not a dictionary tensor)."""
+    """Return whether ``value`` is a torch tensor or a numpy array (not a dictionary tensor)."""
     return isinstance(value, np.ndarray) or is_torch(value)
 
 
@@ -211,7 +201,7 @@ def tensor_spec(value: Any, *, path: str = "$") -> TensorSpec:
     Raises
     ------
     ModelError
-        When the value is of a dtype, layout or device that has no meaning on the wire.
+        If the value is of a dtype, layout or device that has no meaning on the wire.
     """
     if isinstance(value, np.ndarray):
         if isinstance(value, np.ma.MaskedArray):
@@ -249,7 +239,7 @@ def _unreadable(value: object, error: Exception, path: str) -> ModelError:
     return ModelError(
         f"a {type(value).__name__} cannot be read: {type(error).__name__}: {error!s:.200}",
         path=path,
-        hint="send a plain tensor with memory of its own, as x.detach().clone() makes",
+        hint="send a plain tensor that owns its memory, such as x.detach().clone()",
     )
 
 
@@ -274,7 +264,7 @@ def tensor_buffer(value: Any, *, path: str = "$") -> Buffer:
 
 
 def tensor_part(value: Any, *, path: str = "$") -> Buffer | StridedBytes:
-    """Return the bytes of a tensor where they lie, or a promise of them for a view with strides.
+    """Return the bytes of a contiguous tensor, or a StridedBytes.
 
     Raises
     ------
@@ -394,7 +384,7 @@ def check_torch_extent(value: torch.Tensor, path: str) -> None:
 
 
 class StridedBytes:
-    """Stand for the bytes of a view with strides, in C order; they are copied where they go.
+    """The bytes of a non-contiguous tensor in C order, copied only when they are written.
 
     Parameters
     ----------

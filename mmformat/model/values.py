@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
 
 import numpy as np
+import numpy.typing as npt
 
 from mmformat.errors import MMFormatError, ModelError
 from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.source import Source
 from mmformat.model.tensors import is_tensor, numpy_dtype_name
 
-__all__ = ["Budget", "check_values", "kind_of", "refusal_of"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Budget", "Feature", "TensorValue", "check_values", "kind_of", "refusal_of"]
+
+TensorValue: TypeAlias = Union["torch.Tensor", "npt.NDArray[Any]", "DictionaryTensor"]
+"""One tensor: torch, numpy, or dictionary-encoded."""
+
+Feature: TypeAlias = Union[TensorValue, "Source", "list[Any]", "tuple[Any, ...]", None]
+"""What ``feature`` and ``precomputed_embeddings`` may be: a tensor, a source, a list of them."""
 
 MOST_VALUES: Final = 2**20
 """Values in one item or request: lists that hold one another many times have no end."""
@@ -40,7 +50,7 @@ _KINDS: Final[dict[type, str]] = {
 
 
 def kind_of(value: Any) -> str | None:
-    """Return the kind as which a message carries a value, or None if it carries none such.
+    """Return the kind as which a message carries a value, or None if it cannot.
 
     Returns
     -------
@@ -126,12 +136,12 @@ class Budget:
 
 
 def check_values(value: Any, *, path: str) -> None:
-    """Raise unless a message can carry a value and all that it holds.
+    """Check that a message can carry a value and everything in it.
 
     Raises
     ------
     ModelError
-        Naming the first value that does not travel.
+        Naming the first value that cannot be encoded.
     """
     _check(value, path, 0, Budget())
 

@@ -277,7 +277,7 @@ def _cases(world: World) -> dict[str, Case]:
 
 
 _FETCH = {"fetcher": None}
-FLAGS = {"create", "expand", "isolated", "pin", "default"}
+FLAGS = {"create", "expand", "isolated", "pin", "default", "writable"}
 """Asked for their truth; a default is anything."""
 
 

@@ -184,3 +184,13 @@ def test_a_base_install_verifies_every_vector() -> None:
         [sys.executable, "-c", _BASE], capture_output=True, text=True, check=False, timeout=100
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_scalar_keys_that_are_equal_are_found_as_decode_finds_them() -> None:
+    """Found by the fuzzer: two dtypes, one number, so one key twice."""
+    keys = '[{"$scalar":["int8","AQ=="]},1],[{"$scalar":["int16","AQA="]},2]'
+    row = item(0, attributes='{"model_specific_data":{"a":{"$dict":[' + keys + "]}}}")
+    data = message(batch(row))
+    with pytest.raises(DecodeError) as caught:
+        decode(data)
+    assert [finding.code for finding in verify(data)] == [caught.value.code] == ["attributes-value"]
