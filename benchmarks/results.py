@@ -10,6 +10,7 @@ from typing import Any, Final
 from benchmarks.baselines import method_class, why_missing
 from benchmarks.baselines.catalogue import METHODS
 from benchmarks.payloads import PAYLOADS, payload
+from mmformat._files import written_whole
 from mmformat.bench.measure import Cell, environment
 from mmformat.errors import MMFormatError
 
@@ -110,13 +111,11 @@ class Result:
 
         Raises
         ------
-        MMFormatError
+        TransportError
             When it cannot be written.
         """
-        try:
-            path.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
-        except OSError as error:
-            raise MMFormatError(f"expected to write {path}, got: {error.strerror}") from error
+        with written_whole(path) as file:
+            file.write(json.dumps(self.to_json(), indent=1).encode() + b"\n")
 
     def _method(self, name: str) -> dict[str, str]:
         title, note = name, ""

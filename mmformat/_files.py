@@ -31,7 +31,13 @@ def open_new(path: Path) -> int:
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike[str], *, force: bool = True) -> Iterator[BinaryIO]:
+def written_whole(
+    path: str | os.PathLike[str],
+    *,
+    force: bool = True,
+    sync: bool = True,
+    partial: str | None = None,
+) -> Iterator[BinaryIO]:
     """Open a path for writing; what is there changes when everything was written, or not at all.
 
     Parameters
@@ -41,6 +47,11 @@ def written_whole(path: str | os.PathLike[str], *, force: bool = True) -> Iterat
         points to. Into a pipe or a character device the bytes are written directly.
     force : bool
         Whether a regular file that is there may be replaced.
+    sync : bool
+        Whether the file is on the disk at the end; without it the caller syncs many at once.
+    partial : str, optional
+        The name of the file until it is whole; a new one each time when omitted. One that a killed
+        run left is written over.
 
     Raises
     ------
@@ -59,7 +70,7 @@ def written_whole(path: str | os.PathLike[str], *, force: bool = True) -> Iterat
             if mode is not None and not force:
                 raise TransportError(f"{target} exists", code="file-exists")
             # Beside the file itself, not beside a link to it.
-            yield from _replaced(Path(os.path.realpath(target)), mode)
+            yield from _replaced(Path(os.path.realpath(target)), mode, sync, partial)
         elif stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
             with os.fdopen(_open_stream(target), "wb") as file:
                 yield file
@@ -70,7 +81,10 @@ def written_whole(path: str | os.PathLike[str], *, force: bool = True) -> Iterat
     except OSError as error:
         if isinstance(error, TransportError):
             raise
-        raise TransportError(f"cannot write {target}: {error.strerror or error}") from error
+        reason = error.strerror or error
+        if error.errno == errno.ENXIO:
+            reason = "no process has the pipe open for reading"
+        raise TransportError(f"cannot write {target}: {reason}") from error
 
 
 def _mode_of(path: Path) -> int | None:
@@ -81,14 +95,21 @@ def _mode_of(path: Path) -> int | None:
         return None
 
 
-def _replaced(target: Path, mode: int | None) -> Iterator[BinaryIO]:
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+def _replaced(
+    target: Path, mode: int | None, sync: bool, partial: str | None
+) -> Iterator[BinaryIO]:
+    if partial is None:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    else:
+        temporary = os.fspath(target.with_name(partial))
+        descriptor = open_new(Path(temporary))
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
             os.fchmod(file.fileno(), _PRIVATE if mode is None else stat.S_IMODE(mode))
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from mmformat._files import written_whole
 from mmformat.cli.options import Subparsers, add_command, positive
 from mmformat.cli.output import Output, megabytes
 
@@ -88,7 +88,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
         output.json(told)
     else:
         if arguments.json:
-            Path(arguments.json).write_text(json.dumps(told, indent=1) + "\n", "utf-8")
+            with written_whole(arguments.json) as file:
+                file.write(json.dumps(told, indent=1).encode() + b"\n")
             output.note(f"wrote {arguments.json}")
         for each in found:
             _show(each, output)

@@ -23,6 +23,7 @@ from mmformat.legacy.nodes import (
     Scalar,
     Storage,
     Tensor,
+    is_long_key,
 )
 from mmformat.legacy.torch_files import load_stream
 from mmformat.model.tensors import ITEMSIZE
@@ -193,7 +194,7 @@ def _load_from_bytes(machine: Any, call: Arguments) -> Any:
     match call.values:
         case (bytes() | memoryview() as data,):
             view = memoryview(data)
-            machine.limits.check("nesting", machine.nesting + 1, call.path)
+            machine.enter(view.nbytes, call.path)
             value = load_stream(machine, view, call.path)
             if type(value) is not Storage:
                 raise DecodeError("expected a torch storage in a nested stream", path=call.path)
@@ -419,7 +420,7 @@ def _pairs(pairs: list[Any], call: Arguments) -> dict[Any, Any]:
     for pair in pairs:
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise call.wrong()
-        if type(pair[0]) not in (str, int, bytes):
+        if type(pair[0]) not in (str, int, bytes) or is_long_key(pair[0]):
             raise call.wrong()
         made[pair[0]] = pair[1]
     return made
@@ -431,6 +432,8 @@ def _set_of(kind: str) -> Call:
         if len(call.values) > 1 or not isinstance(items, list | tuple):
             raise call.wrong()
         if not all(type(item) in (str, int, float, bool, bytes, type(None)) for item in items):
+            raise call.wrong()
+        if any(map(is_long_key, items)):
             raise call.wrong()
         return Marked(kind, set(items))
 

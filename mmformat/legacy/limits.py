@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from mmformat.errors import LimitError
 from mmformat.model.arguments import check_bounds
 
-__all__ = ["PickleLimits"]
+__all__ = ["Budget", "PickleLimits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,13 +20,15 @@ class PickleLimits:
     source_nbytes : int
         Bytes of the file and of its out-of-band buffers.
     opcodes : int
-        Instructions of one stream; a nested stream counts for itself.
+        Instructions of the source: of all its pickles and of every stream nested in them, each
+        time that it is read.
     memo : int
         Entries of one stream's memo.
     pickles : int
         Pickles that follow each other in one file.
     nesting : int
-        Torch streams within each other.
+        Streams within each other. All nested streams together may have this many times the
+        bytes of the source; a file that was written by pickle holds each of them once.
     depth : int
         Containers within each other.
     values : int
@@ -89,4 +92,51 @@ class PickleLimits:
                 f"expected {name} of at most {bound:,}, got {value:,}",
                 path=path,
                 hint=f"if you trust the file: PickleLimits({name}={value})",
+            )
+
+
+@dataclass(slots=True)
+class Budget:
+    """Count what the streams of one source have used, nested ones included.
+
+    A stream of a thousand bytes can ask for the stream within it thirty times, and that one for
+    the next: what bounds each run alone does not bound them all.
+    """
+
+    limits: PickleLimits
+    source_nbytes: int
+    opcodes: int = 0
+    nested_nbytes: int = 0
+    deadline_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.deadline_s = time.monotonic() + self.limits.time_s
+
+    def check_time(self, path: str) -> None:
+        """Raise LimitError after the deadline.
+
+        Raises
+        ------
+        LimitError
+            When the time is up.
+        """
+        if time.monotonic() > self.deadline_s:
+            raise LimitError(f"reading took longer than {self.limits.time_s} s", path=path)
+
+    def enter(self, nbytes: int, path: str) -> None:
+        """Count the bytes of a nested stream before it is read.
+
+        Raises
+        ------
+        LimitError
+            When the time is up, or nested streams are read again and again.
+        """
+        self.check_time(path)
+        self.nested_nbytes += nbytes
+        allowed = self.limits.nesting * self.source_nbytes
+        if self.nested_nbytes > allowed:
+            raise LimitError(
+                f"nested streams may have {allowed:,} bytes in all, got {self.nested_nbytes:,}",
+                path=path,
+                hint="the file reads the same nested stream again and again",
             )

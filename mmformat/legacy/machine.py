@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import re
 import struct
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -13,8 +12,17 @@ import numpy as np
 
 from mmformat.errors import DecodeError, LimitError, TruncatedError, UnsafePickleError
 from mmformat.legacy.constructors import resolve
-from mmformat.legacy.limits import PickleLimits
-from mmformat.legacy.nodes import LONG_NBYTES, Arguments, Instance, Marked, Name, long_text
+from mmformat.legacy.limits import Budget
+from mmformat.legacy.nodes import (
+    KEY_BITS,
+    LONG_NBYTES,
+    Arguments,
+    Instance,
+    Marked,
+    Name,
+    is_long_key,
+    long_text,
+)
 
 __all__ = [
     "TEXT",
@@ -170,6 +178,8 @@ def reduce(machine: Any, target: Any, arguments: Any, position: int) -> Any:
         )
     if type(arguments) is not tuple:
         raise DecodeError(f"expected a tuple of arguments, got {_kind(arguments)}", path=path)
+    # A call of five bytes may work on a megabyte, again and again: the clock at each.
+    machine.budget.check_time(path)
     return target.call(machine, Arguments(target, arguments, path))
 
 
@@ -196,7 +206,9 @@ def build(machine: Any, target: Any, state: Any, position: int) -> None:
             path=machine.path(position),
             code="unsafe-pickle-build",
         )
-    method(target, state, machine.path(position))
+    path = machine.path(position)
+    machine.budget.check_time(path)
+    method(target, state, path)
 
 
 def _kind(value: Any) -> str:
@@ -216,10 +228,14 @@ def target_list(machine: Any, target: Any, position: int) -> list[Any]:
 
 def _key(machine: Any, key: Any, position: int) -> Any:
     # Keys are hashed here and now; a nested tuple could take exponential time or the whole C stack.
-    kind = type(key)
-    if kind in _HASHABLE:
-        return key
-    if kind is tuple and all(type(part) in _HASHABLE for part in key):
+    parts = key if type(key) is tuple else (key,)
+    if all(type(part) in _HASHABLE for part in parts):
+        for part in parts:
+            if is_long_key(part):
+                raise DecodeError(
+                    f"an integer key may have {KEY_BITS} bits, got {part.bit_length()}",
+                    path=machine.path(position),
+                )
         return key
     raise DecodeError(
         f"expected a text, a number, or a flat tuple as key, got {_kind(key)}",
@@ -287,12 +303,12 @@ class Run:
         stack: list[Any] = []
         marks: list[list[Any]] = []
         from_bytes = int.from_bytes
-        for tick in range(0, limits.opcodes, _TICK):
-            if tick and time.monotonic() > machine.deadline_s:
-                raise LimitError(
-                    f"expected an end within {limits.time_s} s", path=machine.path(position)
-                )
-            for _ in range(min(_TICK, limits.opcodes - tick)):
+        budget = machine.budget
+        # Streams nested in this one count their own; what this one did is added at each tick.
+        while budget.opcodes < limits.opcodes:
+            budget.check_time(machine.path(position))
+            grant = min(_TICK, limits.opcodes - budget.opcodes)
+            for used in range(1, grant + 1):
                 self.position = position
                 op = source[position]
                 position += 1
@@ -437,6 +453,7 @@ class Run:
                             f"expected one value at STOP, got {len(stack)}, {len(marks)} marks",
                             path=machine.path(position),
                         )
+                    budget.opcodes += used
                     return stack[0], position
                 elif op in (0x72, 0x70):  # LONG_BINPUT, PUT
                     if op == 0x72:
@@ -566,6 +583,7 @@ class Run:
                     raise DecodeError(
                         f"expected an opcode, got {_HEX[op]}", path=machine.path(position - 1)
                     )
+            budget.opcodes += grant
         raise LimitError(
             f"expected at most {limits.opcodes:,} opcodes, got more",
             path=machine.path(position),
@@ -581,7 +599,8 @@ def _integers(machine: Any, start: int, op: int, stack: list[Any]) -> int:
         raise truncated(machine, start)
     end: int = found.end()
     count = (end - start) // dtype.itemsize
-    machine.limits.check("opcodes", count, machine.path(start))
+    machine.budget.opcodes += count - 1
+    machine.limits.check("opcodes", machine.budget.opcodes, machine.path(start))
     stack.extend(np.frombuffer(machine.source, dtype, count, start)["value"].tolist())
     return end
 
@@ -597,10 +616,8 @@ class Machine:
     ----------
     source : memoryview of bytes
         The stream; large byte strings of the result are slices of it.
-    limits : PickleLimits
-        The bounds.
-    deadline_s : float
-        When to give up, on the monotonic clock.
+    budget : Budget
+        The bounds, and what all streams of the source have used of them.
     where : str
         What precedes a byte position in error paths.
     buffers : sequence of memoryview
@@ -608,7 +625,7 @@ class Machine:
     persistent : callable, optional
         Our own answer to persistent ids; they are refused without it.
     nesting : int
-        How many torch streams this one lies in.
+        How many streams this one lies in.
 
     Notes
     -----
@@ -617,8 +634,8 @@ class Machine:
     """
 
     __slots__ = (
+        "budget",
         "buffers",
-        "deadline_s",
         "limits",
         "nesting",
         "persistent",
@@ -632,8 +649,7 @@ class Machine:
         self,
         source: memoryview,
         *,
-        limits: PickleLimits,
-        deadline_s: float,
+        budget: Budget,
         where: str = "$",
         buffers: Sequence[memoryview] = (),
         persistent: Callable[[Any, str], Any] | None = None,
@@ -641,8 +657,8 @@ class Machine:
         seen: set[str] | None = None,
     ) -> None:
         self.source = source
-        self.limits = limits
-        self.deadline_s = deadline_s
+        self.budget = budget
+        self.limits = budget.limits
         self.where = where
         self.buffers = list(buffers)
         self.persistent = persistent
@@ -657,20 +673,24 @@ class Machine:
     def inner(
         self, source: memoryview, where: str, persistent: Callable[[Any, str], Any] | None = None
     ) -> Machine:
-        """Return a machine for a stream within this one, under the same bounds."""
+        """Return a machine for a stream within this one, which draws on the same budget."""
         return Machine(
             source,
-            limits=self.limits,
-            deadline_s=self.deadline_s,
+            budget=self.budget,
             where=where,
             persistent=persistent,
             nesting=self.nesting + 1,
             seen=self.seen,
         )
 
+    def enter(self, nbytes: int, path: str) -> None:
+        """Check the bounds on nested streams before one of ``nbytes`` is read."""
+        self.limits.check("nesting", self.nesting + 1, path)
+        self.budget.enter(nbytes, path)
+
     def nested(self, source: memoryview, path: str) -> Any:
         """Return the value of a pickle that lies within this one as bytes."""
-        self.limits.check("nesting", self.nesting + 1, path)
+        self.enter(source.nbytes, path)
         return self.inner(source, f"{path}/pickle").load()[0]
 
     def load(self, start: int = 0) -> tuple[Any, int]:

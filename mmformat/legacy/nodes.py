@@ -12,6 +12,7 @@ import numpy as np
 from mmformat.errors import DecodeError, UnsafePickleError
 
 __all__ = [
+    "KEY_BITS",
     "LONG_NBYTES",
     "Arguments",
     "Call",
@@ -24,8 +25,21 @@ __all__ = [
     "Storage",
     "Tensor",
     "give_back",
+    "is_long_key",
     "long_text",
 ]
+
+KEY_BITS: Final = 64
+"""Longest integer that may be a key of a dict or an element of a set."""
+
+
+def is_long_key(value: Any) -> bool:
+    """Say whether a value is an integer too long for a key.
+
+    Multiples of 2**61 - 1 all have one hash: a dict of a hundred thousand of them takes minutes.
+    """
+    return type(value) is int and value.bit_length() > KEY_BITS
+
 
 Call = Callable[[Any, Any], Any]
 """A machine and the :class:`Arguments` of a call, to an inert value."""

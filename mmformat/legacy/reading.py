@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from mmformat.errors import DecodeError, LimitError, TruncatedError
 from mmformat.legacy.constructors import ArrayNode, DTypeNode
-from mmformat.legacy.limits import PickleLimits
+from mmformat.legacy.limits import Budget, PickleLimits
 from mmformat.legacy.machine import Machine
 from mmformat.legacy.nodes import Enum, Instance, Marked, Name, Scalar, Storage, Tensor
 from mmformat.legacy.torch_files import is_stream, is_zip, load_stream, load_zip
@@ -173,8 +172,7 @@ def read(source: memoryview, limits: PickleLimits, buffers: Sequence[memoryview]
     limits.check("source_nbytes", nbytes, "$")
     if not len(source):
         raise TruncatedError("expected a pickle, got no bytes", path="$")
-    deadline_s = time.monotonic() + limits.time_s
-    machine = Machine(source, limits=limits, deadline_s=deadline_s, buffers=buffers)
+    machine = Machine(source, budget=Budget(limits, nbytes), buffers=buffers)
     reading = Reading()
     failed = None
     try:

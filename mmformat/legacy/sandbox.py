@@ -10,6 +10,7 @@ import json
 import mmap
 import os
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +38,7 @@ __all__ = ["Block", "read_isolated"]
 
 _START_S: Final = 60.0
 _GRACE_S: Final = 5.0
+_CPU_GRACE_S: Final = 2
 _ROOM_NBYTES: Final = 2**30
 _ROOM_TIMES: Final = 8
 _MOST_USES: Final = 4096
@@ -113,12 +115,21 @@ class _Child:
         except OSError:
             return 2**30
 
-    def bound(self, nbytes: int) -> None:
-        """Bound the child's address space for one request, from outside."""
+    def bound(self, nbytes: int, time_s: int) -> None:
+        """Bound the child's address space and processor time for one request, from outside."""
         if hasattr(resource, "prlimit"):
-            most = self.base_nbytes + _ROOM_NBYTES + nbytes
-            _, hard = resource.prlimit(self.process.pid, resource.RLIMIT_AS)
-            resource.prlimit(self.process.pid, resource.RLIMIT_AS, (most, hard))
+            for limit, most in (
+                (resource.RLIMIT_AS, self.base_nbytes + _ROOM_NBYTES + nbytes),
+                (resource.RLIMIT_CPU, self._processor_s() + time_s + _CPU_GRACE_S),
+            ):
+                _, hard = resource.prlimit(self.process.pid, limit)
+                resource.prlimit(self.process.pid, limit, (most, hard))
+
+    def _processor_s(self) -> int:
+        """Return the processor time that the child has used in its life, rounded up."""
+        # After the name, which may hold anything: state is the first field, utime the twelfth.
+        text = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(text[11]) + int(text[12])) // os.sysconf("SC_CLK_TCK") + 1
 
     def close(self) -> None:
         """End the child and wait for its end."""
@@ -212,7 +223,7 @@ def read_isolated(
         with _POOL.child() as child:
             child.channel.settimeout(limits.time_s + _GRACE_S)
             try:
-                child.bound(_ROOM_TIMES * nbytes)
+                child.bound(_ROOM_TIMES * nbytes, limits.time_s)
                 send(child.channel, json.dumps(request).encode(), tuple(descriptors))
                 message = receive(child.channel)[0]
                 tree = 4 + int.from_bytes(message[:4], "little")
@@ -226,7 +237,7 @@ def read_isolated(
             except (EOFError, OSError, ValueError) as error:
                 if isinstance(error, MMFormatError):
                     raise
-                raise _ended(child) from error
+                raise _ended(child, limits) from error
         raise _raised(answer)
     finally:
         for number in descriptors:
@@ -250,7 +261,7 @@ def _take_over(
         data = _aligned(total)
         data[:] = np.frombuffer(child.scratch, np.uint8, total)
     else:
-        child.bound(_ROOM_TIMES * nbytes + total)
+        child.bound(_ROOM_TIMES * nbytes + total, limits.time_s)
         number = _anonymous(None, total)
         try:
             send(child.channel, b"{}", (number,))
@@ -335,13 +346,15 @@ def _raised(answer: Any) -> MMFormatError:
     return made
 
 
-def _ended(child: _Child) -> MMFormatError:
+def _ended(child: _Child, limits: PickleLimits) -> MMFormatError:
     deadline_s = time.monotonic() + _GRACE_S
     while child.process.poll() is None and time.monotonic() < deadline_s:
         time.sleep(0.01)
     status = child.process.poll()
     if status == NO_MEMORY:
         return _raised({"memory": "MemoryError"})
+    if status == -signal.SIGXCPU:
+        return LimitError(f"reading took longer than {limits.time_s} s of processor time")
     return DecodeError(
         f"expected the sandbox to answer, got its end with status {status}",
         hint="the file asked for what the sandbox does not give, or shrank while it was read",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -15,6 +16,7 @@ import pytest
 import mmformat as mm
 from mmformat._files import written_whole
 from mmformat.cli.front import main
+from mmformat.legacy.batch.conversion import convert_files
 
 MESSAGE = mm.encode(mm.MultimodalInputs(request_data={"a": 1}))
 
@@ -41,11 +43,20 @@ def _export(source: Path, target: Path) -> None:
         raise mm.TransportError("the command failed")
 
 
+def _convert(source: Path, target: Path) -> None:
+    pickled = source.with_name("source.pkl")
+    pickled.write_bytes(b"\x80\x04}\x8c\x01nK\x07s.")
+    summary = convert_files([pickled], target, force=True, isolated=False)
+    if not summary.ok:
+        error = summary.results[0].error
+        raise mm.TransportError(str(error and error["message"]))
+
+
 # Each way that a user names a file to write, with the end that its name must have.
 WRITERS = pytest.mark.parametrize(
     ("write", "suffix"),
-    [(_save, ""), (_page, ""), (_export, ".arrow"), (_export, ".parquet")],
-    ids=["save", "page", "arrow", "parquet"],
+    [(_save, ""), (_page, ""), (_export, ".arrow"), (_export, ".parquet"), (_convert, ".arrows")],
+    ids=["save", "page", "arrow", "parquet", "convert"],
 )
 Write = Callable[[Path, Path], None]
 
@@ -170,3 +181,16 @@ def test_without_force_a_file_is_not_replaced(tmp_path: Path) -> None:
         pass
     assert caught.value.code == "file-exists"
     assert target.read_text() == "old"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
+def test_bench_writes_through_a_link_and_keeps_the_mode(message: Path, tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.touch()
+    target.chmod(0o640)
+    link.symlink_to(target)
+    assert main(["bench", str(message), "--quick", "--ranks", "1", "--json", str(link)]) == 0
+    assert link.is_symlink()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert json.loads(target.read_text())

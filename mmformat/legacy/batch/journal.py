@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from mmformat._files import open_new
+from mmformat._files import written_whole
 from mmformat.errors import TransportError
 from mmformat.model.message import EncodedMessage
 
@@ -43,17 +43,14 @@ def write_message(message: EncodedMessage, path: Path, *, replaces: bool) -> Non
             hint="--force, or force=True, replaces it",
             code="file-exists",
         )
-    # One name for each target: what a killed run left is written over, not left to pile up.
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(open_new(partial), "wb") as file:
-            for frame in message:
-                file.write(frame)
-        partial.replace(path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise TransportError(f"expected to write {path}, got: {error}") from error
+        raise TransportError(f"cannot write {path}: {error.strerror or error}") from error
+    # One name for each target: what a killed run left is written over, not left to pile up.
+    with written_whole(path, sync=False, partial=f".{path.name}.partial") as file:
+        for frame in message:
+            file.write(frame)
 
 
 class Journal:

@@ -429,6 +429,31 @@ def _array_of(dtype: bytes, data: bytes) -> bytes:
     return begin + b"(K\x01K\x01\x85" + dtype + b"\x89" + data + b"tb"
 
 
+def _again(levels: int, times: int) -> bytes:
+    """Return a pickle that reads the pickle within it several times, and so on down."""
+    stream = b"\x80\x04N."
+    rebuild = stack_global("msgspec._utils", "rebuild") + b"\x94"
+    wrapper = stack_global("sglang.srt.managers.io_struct", "PickleWrapper") + b"\x94"
+    for _ in range(levels):
+        data = b"B" + struct.pack("<I", len(stream)) + stream
+        fields = b"}" + text("data") + data + b"s\x94h\x01h\x02\x86\x94"
+        calls = b"0000" + b"h\x00h\x03R0" * times
+        stream = b"\x80\x04" + rebuild + wrapper + fields + calls + b"N."
+    return stream
+
+
+def _again_torch(times: int) -> bytes:
+    """Return a pickle that reads one torch stream several times."""
+    import torch
+
+    file = io.BytesIO()
+    torch.save(torch.arange(4.0).untyped_storage(), file, _use_new_zipfile_serialization=False)
+    stream = file.getvalue()
+    load = stack_global("torch.storage", "_load_from_bytes") + b"\x94"
+    data = b"B" + struct.pack("<I", len(stream)) + stream + b"\x85\x94"
+    return b"\x80\x04" + load + data + b"00" + b"h\x00h\x01R0" * times + b"N."
+
+
 def _bombs() -> list[Attack]:
     laughs = b"\x80\x02](" + b"K\x01" * 10 + b"eq\x00"
     laughs += b"".join(b"0](" + b"h" + bytes([n]) + (b"h" + bytes([n])) * 9 + b"eq" + bytes([n + 1])
@@ -445,7 +470,23 @@ def _bombs() -> list[Attack]:
     )
     long_text = text("x" * 100_000) + b"q\x000"
     quadratic = b"\x80\x02" + long_text + b"](" + b"h\x00" * 5_000 + b"e."
+    # Multiples of 2**61 - 1 share one hash; LONG1 carries them.
+    colliding = [
+        b"\x8a\x10" + (n * (2**61 - 1)).to_bytes(16, "little") for n in range(2**20, 2**20 + 99)
+    ]
+    collide = b"".join(key + b"N" for key in colliding)
+    call_set = stack_global("builtins", "set") + b"](" + b"".join(colliding) + b"e\x85R"
     cases: list[tuple[str, bytes, type[mm.MMFormatError], tuple[tuple[str, int], ...]]] = [
+        ("pickles read again 30 times a level", _again(4, 30), LIMIT, ()),
+        ("pickles read again 45 times a level", _again(4, 45), LIMIT, (("time_s", 1),)),
+        ("torch streams read again", _again_torch(40), LIMIT, ()),
+        ("opcodes of many pickles", (b"\x80\x02" + b"N0" * 6_000 + b"N.") * 20, LIMIT,
+         (("opcodes", 100_000),)),
+        ("integers of many pickles", (b"\x80\x02](" + b"K\x07" * 9_000 + b"e.") * 20, LIMIT,
+         (("opcodes", 100_000),)),
+        ("keys of one hash", b"\x80\x02}(" + collide + b"u.", DECODE, ()),
+        ("elements of one hash", b"\x80\x04\x8f(" + b"".join(colliding) + b"\x90.", DECODE, ()),
+        ("elements of one hash in a call", b"\x80\x04" + call_set + b".", DECODE, ()),
         ("billion laughs of lists", laughs + b".", LIMIT, ()),
         ("billion laughs of tuples", tuples + b".", LIMIT, ()),
         ("exponential hash of a tuple key", keys + b"K\x01s.", DECODE, ()),

@@ -17,6 +17,7 @@ import pytest
 import mmformat as mm
 from mmformat.legacy import PickleLimits, convert, convert_all, sandbox
 from mmformat.legacy.child import confine
+from tests.security.legacy.attacks import text
 
 ROOT = Path(__file__).parents[3]
 FORBIDDEN = {
@@ -99,6 +100,44 @@ def test_a_file_that_takes_too_long_ends() -> None:
     with pytest.raises(mm.LimitError):
         convert(data, limits=PickleLimits(time_s=1))
     assert time.monotonic() - begin < 30
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_calls_on_much_data_look_at_the_clock(isolated: bool) -> None:
+    """Five bytes of pickle encode eight megabytes of text; 20,000 of them would run for minutes."""
+    long = "\xe9" * 4_000_000
+    encode = text("_codecs") + text("encode") + b"\x93\x94"
+    arguments = text(long) + text("latin1") + b"\x86\x94"
+    data = b"\x80\x04" + encode + arguments + b"00" + b"h\x00h\x01R0" * 20_000 + b"N."
+    begin = time.monotonic()
+    with pytest.raises(mm.LimitError, match="longer than 1 s"):
+        convert(data, isolated=isolated, limits=PickleLimits(time_s=1))
+    assert time.monotonic() - begin < 4
+
+
+def test_the_kernel_bounds_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without its own clock the child ends all the same, and by its processor time alone."""
+    monkeypatch.setattr(sandbox, "_GRACE_S", 60.0)
+    monkeypatch.setattr(sandbox, "_CPU_GRACE_S", 0)
+    boot = sandbox._BOOT.replace(
+        "; from mmformat.legacy.child",
+        "; from mmformat.legacy.limits import Budget"
+        "; Budget.check_time = lambda self, path: None; from mmformat.legacy.child",
+    )
+    monkeypatch.setattr(sandbox, "_BOOT", boot)
+    monkeypatch.setattr(sandbox, "_POOL", sandbox._Pool())
+    data = b"\x80\x02" + b"N0" * 50_000_000 + b"N."
+    with pytest.raises(mm.LimitError, match="longer than 1 s of processor time"):
+        convert(data, limits=PickleLimits(time_s=1, opcodes=2**30))
+
+
+def test_the_kernel_counts_each_request_for_itself() -> None:
+    """A child that has worked for long is not ended by the next small file."""
+    data = pickle.dumps({"a": 1})
+    for _ in range(3):
+        with pytest.raises(mm.LimitError):
+            convert(b"\x80\x02" + b"N0" * 4_000_000 + b"N.", limits=PickleLimits(time_s=1))
+        assert convert(data, limits=PickleLimits(time_s=1)).request_data == {"a": 1}
 
 
 def test_a_child_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
