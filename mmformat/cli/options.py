@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -57,6 +58,11 @@ class Parser(argparse.ArgumentParser):
             f"{self.prog} --help" if meant is None else f"did you mean {meant}? {self.prog} --help"
         )
         raise UsageError(message, hint=hint)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse's own ignores a full disk; the status would say that all was printed.
+        if message:
+            (file or sys.stderr).write(message)
 
     def _meant(self, message: str) -> str | None:
         """Return the command or option that is nearest to one that there is not."""

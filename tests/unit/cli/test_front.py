@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pty
 import re
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +128,73 @@ def test_a_reader_that_went_away_is_no_error(message: Path) -> None:
     finally:
         os.close(write_end)
     assert (result.returncode, result.stderr) == (141, b"")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--version"], ["--help"], ["inspect", "{}"], ["verify", "{}", "--json"]]
+)
+@pytest.mark.parametrize("stream", [">&-", "> /dev/full"])
+def test_data_that_nobody_gets_is_three(arguments: list[str], stream: str, message: Path) -> None:
+    words = " ".join(shlex.quote(word.format(message)) for word in [*COMMAND, *arguments])
+    result = subprocess.run(
+        ["sh", "-c", f"{words} {stream}"],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert result.returncode == 3
+    assert re.fullmatch(r"error: .*(closed|No space left on device)\n", result.stderr)
+
+
+def test_notes_do_not_become_data(message: Path, tmp_path: Path) -> None:
+    """With stderr closed, print() would write them to stdout."""
+    words = " ".join(map(shlex.quote, [*COMMAND, "inspect", str(tmp_path / "nothing")]))
+    result = subprocess.run(
+        ["sh", "-c", f"{words} 2>&-"], stdout=subprocess.PIPE, text=True, timeout=100, check=False
+    )
+    assert (result.returncode, result.stdout) == (3, "")
+
+
+SLOW_IMPORT = """
+import sys, time
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == "{name}":
+            print("importing", file=sys.stderr, flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+"""
+
+
+@pytest.mark.parametrize("name", ["pyarrow", "mmformat.cli.front", "mmformat.cli.shm", "rich.box"])
+@pytest.mark.parametrize("how", ["module", "script"])
+def test_an_interruption_during_an_import_is_130(
+    how: str, name: str, message: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW_IMPORT.format(name=name))
+    script = tmp_path / "mmformat"
+    script.write_text("import sys\nfrom mmformat.cli import main\nsys.exit(main())\n")
+    root = str(Path(__file__).parents[3])
+    command = COMMAND if how == "module" else [sys.executable, str(script)]
+    process = subprocess.Popen(
+        [*command, "shm", "list"] if name == "mmformat.cli.shm" else [*command, "inspect", message],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{tmp_path}"},
+    )
+    assert process.stderr is not None
+    with process:
+        assert process.stderr.readline() == "importing\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stderr.read() == "interrupted\n"
+    assert process.returncode == 130
+
+
+def test_another_program_keeps_its_own_interruption() -> None:
+    code = "import signal, mmformat; print(signal.getsignal(2) is signal.default_int_handler)"
+    assert run(code=code).stdout == "True\n"
 
 
 def _on_a_terminal(*arguments: str, **variables: str) -> str:
