@@ -22,6 +22,7 @@ from mmformat.media.audio import WhisperProcessor
 from mmformat.media.pool import MaterializePool
 from mmformat.media.processors import processor_from_config
 from mmformat.media.video_processors import QwenVLVideoProcessor
+from tests.support.requests import request_of
 
 DATA = Path(__file__).parents[1] / "data"
 VIDEO = DATA / "video" / "coffee-rocket-320x240.mp4"
@@ -83,7 +84,8 @@ def test_what_a_rank_decodes_is_what_transformers_makes(photos: dict[str, Path])
 def test_every_request_is_answered_while_workers_are_killed(photos: dict[str, Path]) -> None:
     names = ["astronaut-face-224.png", "gravel-224-gray.png", "flower-rgba.png"]
     expected = {
-        name: materialize(_request(photos[name]), PROCESSORS).items[0].identity for name in names
+        name: materialize(request_of(mm.Source(photos[name])), PROCESSORS).items[0].identity
+        for name in names
     }
     before = {child.pid for child in psutil.Process().children()}
     stop = threading.Event()
@@ -103,12 +105,14 @@ def test_every_request_is_answered_while_workers_are_killed(photos: dict[str, Pa
         killer.start()
         try:
             asked = names * 20
-            results = list(pool.map((_request(photos[name]) for name in asked), errors="return"))
+            results = list(
+                pool.map((request_of(mm.Source(photos[name])) for name in asked), errors="return")
+            )
         finally:
             stop.set()
             killer.join()
         restarts = pool.restarts
-        last = list(pool.map(_request(photos[name]) for name in names))
+        last = list(pool.map(request_of(mm.Source(photos[name])) for name in names))
     assert len(results) == len(asked)
     for name, result in zip(asked, results, strict=True):
         if isinstance(result, mm.MMFormatError):
@@ -119,8 +123,3 @@ def test_every_request_is_answered_while_workers_are_killed(photos: dict[str, Pa
     assert killed == 0 or restarts > 0
     assert [each.items[0].identity for each in last] == [expected[name] for name in names]
     assert {child.pid for child in psutil.Process().children()} <= before
-
-
-def _request(path: Path) -> mm.MultimodalInputs:
-    item = mm.MultimodalDataItem(modality=mm.Modality.IMAGE, feature=mm.Source(path))
-    return mm.MultimodalInputs(items=[item])

@@ -21,6 +21,7 @@ from mmformat.net import TLS, Mirror, Publisher, RemoteHandle
 from mmformat.net.remote_handle import CHUNK_NBYTES, Ticket
 from mmformat.net.wire import ACK, HOLD, SCHEMA, batch_of
 from tests.support.certificates import make_certificates
+from tests.support.requests import random_request
 
 flight: Any = pytest.importorskip("pyarrow.flight")
 MIB = 2**20
@@ -28,8 +29,7 @@ TOKEN = "a-token-of-enough-letters"
 
 
 def inputs(nbytes: int = 3 * MIB) -> mm.MultimodalInputs:
-    feature = np.random.default_rng(0).integers(0, 255, nbytes, dtype=np.uint8)
-    return mm.MultimodalInputs(items=[mm.MultimodalDataItem(modality="IMAGE", feature=feature)])
+    return random_request(nbytes)
 
 
 @pytest.fixture

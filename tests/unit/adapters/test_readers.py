@@ -7,11 +7,11 @@ import pytest
 
 import mmformat as mm
 from mmformat.adapters.readers import Readers
+from tests.support.requests import request_of
 
 
 def _inputs(number: int) -> mm.MultimodalInputs:
-    item = mm.MultimodalDataItem(modality="IMAGE", feature=np.full((2, 3), number, np.float32))
-    return mm.MultimodalInputs(items=[item])
+    return request_of(np.full((2, 3), number, np.float32))
 
 
 def test_handles_of_two_arenas_are_read() -> None:

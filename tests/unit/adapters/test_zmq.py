@@ -19,6 +19,7 @@ import zmq.asyncio
 import mmformat as mm
 from mmformat.adapters.zmq import recv, recv_async, send, send_async
 from mmformat.shm import Handle
+from tests.support.requests import random_request
 
 HANDLE = Handle(
     name="mmf-x", segment_id=bytes(16), slot=3, generation=7, offset=4096, nbytes=9, holders=1
@@ -26,9 +27,7 @@ HANDLE = Handle(
 
 
 def _message(nbytes: int = 300_000) -> mm.EncodedMessage:
-    feature = np.random.default_rng(0).integers(0, 255, (nbytes,), dtype=np.uint8)
-    item = mm.MultimodalDataItem(modality=mm.Modality.IMAGE, feature=feature)
-    return mm.encode(mm.MultimodalInputs(items=[item]))
+    return mm.encode(random_request(nbytes))
 
 
 @contextmanager

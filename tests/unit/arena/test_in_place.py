@@ -28,6 +28,7 @@ from mmformat.media.image import (
 from mmformat.media.processors import processor_from_config
 from mmformat.model.tensors import is_tensor, tensor_buffer
 from mmformat.testing.equality import assert_inputs_equal
+from tests.support import requests
 
 QWEN = {"image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 2**24}
 ALL: list[PixelProcessor] = [
@@ -73,13 +74,8 @@ def sources(photos: dict[str, Path]) -> list[Any]:
 
 
 def request_of(*features: Any) -> mm.MultimodalInputs:
-    return mm.MultimodalInputs(
-        items=[
-            mm.MultimodalDataItem(modality=mm.Modality.IMAGE, feature=each, offsets=[(3, 9)])
-            for each in features
-        ],
-        request_data={"mrope": torch.arange(48)},
-    )
+    data = {"mrope": torch.arange(48)}
+    return requests.request_of(*features, offsets=[(3, 9)], request_data=data)
 
 
 def addresses(value: Any) -> Iterator[tuple[int, int]]:

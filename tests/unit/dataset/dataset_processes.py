@@ -8,17 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import mmformat as mm
 from mmformat.model.tensors import tensor_buffer
+from tests.support.requests import random_request
 
 
 def inputs(seed: int, *, nbytes: int = 4096) -> mm.MultimodalInputs:
     """Return one image whose identity says its seed."""
-    feature = np.random.default_rng(seed).integers(0, 256, nbytes, np.uint8)
-    item = mm.MultimodalDataItem(modality="IMAGE", feature=feature, identity=f"seed-{seed}")
-    return mm.MultimodalInputs(items=[item])
+    return random_request(nbytes, seed, identity=f"seed-{seed}")
 
 
 def digest(item: mm.MultimodalDataItem) -> str:

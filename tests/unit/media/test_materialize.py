@@ -14,6 +14,7 @@ from PIL import Image
 
 import mmformat as mm
 from mmformat.media import materialize, materialize_async, register_lazy
+from tests.support.requests import request_of
 
 
 class Made(NamedTuple):
@@ -25,14 +26,6 @@ def process(image: Image.Image, *, dtype: str = "float32") -> Made:
     """Stand for an image processor: the pixels, and the extents that a model asks for."""
     pixels = np.asarray(image.convert("RGB"), dtype)
     return Made(pixels, {"sizes": np.array([image.size]), "name": "x"})
-
-
-def request_of(*features: Any, **fields: Any) -> mm.MultimodalInputs:
-    items = [
-        mm.MultimodalDataItem(modality=mm.Modality.IMAGE, feature=each, **fields)
-        for each in features
-    ]
-    return mm.MultimodalInputs(items=items)
 
 
 @pytest.fixture

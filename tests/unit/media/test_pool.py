@@ -25,18 +25,13 @@ import mmformat as mm
 from mmformat.media import materialize, register_lazy
 from mmformat.media.pool import MaterializePool
 from mmformat.media.processors import processor_from_config
+from tests.support.requests import request_of
 from tests.unit.media import pool_processors as processors
 
 DATA = Path(__file__).parents[2] / "data"
 KINDS = ["thread", "process"]
 
 pytestmark = pytest.mark.timeout(120)
-
-
-def request_of(*features: Any, modality: mm.Modality = mm.Modality.IMAGE) -> mm.MultimodalInputs:
-    return mm.MultimodalInputs(
-        items=[mm.MultimodalDataItem(modality=modality, feature=each) for each in features]
-    )
 
 
 def said(what: int) -> mm.MultimodalInputs:

@@ -26,13 +26,13 @@ from mmformat.errors import (
 from mmformat.net import Mirror, MirrorClient, Publisher, RemoteHandle, wire
 from mmformat.net.local import MirrorServer
 from mmformat.net.remote_handle import CHUNK_NBYTES
+from tests.support.requests import random_request
 
 MIB = 2**20
 
 
 def inputs(nbytes: int = 5 * MIB + 123, seed: int = 0) -> mm.MultimodalInputs:
-    feature = np.random.default_rng(seed).integers(0, 255, nbytes, dtype=np.uint8)
-    return mm.MultimodalInputs(items=[mm.MultimodalDataItem(modality="IMAGE", feature=feature)])
+    return random_request(nbytes, seed)
 
 
 @pytest.fixture

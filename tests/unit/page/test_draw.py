@@ -24,14 +24,11 @@ from mmformat.page.html import join, tag
 from mmformat.page.pictures import Series, find_scaling, series_of, write_png
 from mmformat.page.values import as_floats, read_values, summarize
 from mmformat.testing import golden_vectors
+from tests.support.requests import request_of
 
 
-def _message(*features: object, modality: str = "IMAGE", **fields: object) -> mm.EncodedMessage:
-    items = [
-        mm.MultimodalDataItem(modality=modality, feature=feature, **fields)  # type: ignore[arg-type]
-        for feature in features
-    ]
-    return mm.encode(mm.MultimodalInputs(items=items))
+def _message(*features: object, **fields: object) -> mm.EncodedMessage:
+    return mm.encode(request_of(*features, **fields))  # type: ignore[arg-type]
 
 
 def _series(message: mm.EncodedMessage, *, is_video: bool = False) -> list[Series]:
