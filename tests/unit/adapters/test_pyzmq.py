@@ -115,7 +115,7 @@ def test_limits_hold(pair: tuple[Any, Any]) -> None:
 
 
 def test_a_value_that_cannot_travel_is_named(pair: tuple[Any, Any]) -> None:
-    with pytest.raises(mm.EncodeError, match=r"got builtins\.object"):
+    with pytest.raises(mm.EncodeError, match=r"cannot carry a builtins\.object"):
         send_mm(pair[0], {"a": object()})
 
 
