@@ -1,13 +1,14 @@
-"""Photographs to tensors: our processors beside transformers', and the pool's workers."""
+"""Photographs to tensors: our processors beside transformers' two backends, and the pool."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -26,18 +27,29 @@ from mmformat.model import DictionaryTensor, Modality, MultimodalDataItem, Multi
 __all__ = ["jpeg", "run_materialize"]
 
 _QWEN: Final = {"min_pixels": 3136, "max_pixels": 16384 * 28 * 28}
-_SIZES: Final = {"1024": (1024, 1024), "4k": (3840, 2160)}
-_FAMILIES: Final = {
-    "qwen2-vl": ("Qwen2VLImageProcessor", _QWEN),
-    "clip": ("CLIPImageProcessor", {}),
+_JPEGS: Final = {"1024": (1024, 1024), "4k": (3840, 2160)}
+_OPENED: Final = {"0.25mp": (568, 440), "1mp": (1130, 885), "4mp": (2250, 1778)}
+_FAMILIES: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
+    "qwen2-vl": ("qwen2_vl", "Qwen2VLImageProcessor", _QWEN),
+    "clip": ("clip", "CLIPImageProcessor", {}),
+    "llava-next": (
+        "llava_next",
+        "LlavaNextImageProcessor",
+        {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
+    ),
 }
+_BACKENDS: Final[tuple[Literal["torchvision", "pil"], ...]] = ("torchvision", "pil")
 _POOLED: Final = "photos-32"
 _PHOTOS_COUNT: Final = 32
 _TITLES: Final = {
     "qwen2-vl": "Qwen2-VL",
     "clip": "CLIP",
-    "1024": "1024 x 1024",
-    "4k": "3840 x 2160",
+    "llava-next": "LLaVA-NeXT",
+    "1024": "a JPEG of 1024 x 1024",
+    "4k": "a JPEG of 3840 x 2160",
+    "0.25mp": "decoded, 568 x 440",
+    "1mp": "decoded, 1130 x 885",
+    "4mp": "decoded, 2250 x 1778",
 }
 _POOLS: Final[dict[str, tuple[Literal["thread", "process"], int]]] = {
     "mmformat-thread-1": ("thread", 1),
@@ -46,9 +58,18 @@ _POOLS: Final[dict[str, tuple[Literal["thread", "process"], int]]] = {
     "mmformat-process-2": ("process", 2),
 }
 _NOTES: Final = {
-    "mmformat-dictionary": ("mmformat, dictionary", "codes and a table; no float is made"),
-    "mmformat-plain": ("mmformat, plain", "the same values as float32"),
-    "transformers": ("transformers, PIL backend", "its own processor, from the same JPEG"),
+    "mmformat-dictionary": (
+        "mmformat, torchvision backend, dictionary",
+        "codes and a table; no float is made; one thread of torch",
+    ),
+    "mmformat-plain": ("mmformat, torchvision backend, plain", "the same values as float32"),
+    "mmformat-dictionary-pil": ("mmformat, PIL backend, dictionary", "codes and a table"),
+    "mmformat-plain-pil": ("mmformat, PIL backend, plain", "the same values as float32"),
+    "transformers-torchvision": (
+        "transformers, torchvision backend",
+        "its own processor, one thread of torch; what engines run",
+    ),
+    "transformers-pil": ("transformers, PIL backend", "its own processor"),
     "pil-decode": ("control: decode the JPEG", "PIL alone; no pixel is resized or normalized"),
     "in-line": ("mm.materialize, in line", "no pool"),
     **{
@@ -68,7 +89,7 @@ def jpeg(name: str, width: int, height: int) -> bytes:
 
 
 def run_materialize(run: Run) -> Result:
-    """Measure ``cpu_ns`` and ``materialized_ns`` from a JPEG's bytes to features.
+    """Measure ``cpu_ns`` and ``materialized_ns`` from a JPEG or a decoded image to features.
 
     Parameters
     ----------
@@ -83,7 +104,7 @@ def run_materialize(run: Run) -> Result:
     for number, name in enumerate(run.payloads):
         if run.follow is not None:
             run.follow(name, number / len(run.payloads))
-        plan = run.rounds or (3 if run.quick else 9 if name.endswith("1024") else 5)
+        plan = run.rounds or (3 if run.quick else 5 if name.endswith(("4k", "4mp")) else 9)
         if name == _POOLED:
             _pooled(result, run.methods, plan)
         else:
@@ -93,36 +114,74 @@ def run_materialize(run: Run) -> Result:
 
 def _processed(result: Result, name: str, methods: Sequence[str], rounds: int) -> None:
     family, _, size = name.rpartition("-")
-    kind, settings = _FAMILIES[family]
-    file = jpeg("hubble-1000x872.jpg", *_SIZES[size])
-    ours = processor_from_config({"image_processor_type": kind, **settings})
-    cases: dict[str, Callable[[], Any]] = {
-        "mmformat-dictionary": lambda: ours(_open(file), encoding="dictionary").feature,
-        "mmformat-plain": lambda: ours(_open(file), encoding="plain").feature,
-        "pil-decode": lambda: np.asarray(_open(file).convert("RGB")),
-    }
-    theirs = _transformers(kind, settings)
-    if theirs is None:
-        result.missing["transformers"] = "transformers is not installed"
-    else:
-        cases["transformers"] = lambda: theirs(_open(file))
+    module, kind, settings = _FAMILIES[family]
+    file = jpeg("hubble-1000x872.jpg", *(_JPEGS.get(size) or _OPENED[size]))
+    opened = _open(file).convert("RGB")
+
+    def source() -> Image.Image:
+        return _open(file) if size in _JPEGS else opened
+
+    cases: dict[str, Callable[[], Any]] = {}
+    expected: dict[str, bytes] = {}
+    for backend in _BACKENDS:
+        end = "" if backend == "torchvision" else "-pil"
+        named = {"image_processor_type": kind, **settings}
+        ours: Any = processor_from_config(named, backend=backend)
+        cases[f"mmformat-dictionary{end}"] = _run(ours, source, encoding="dictionary")
+        cases[f"mmformat-plain{end}"] = _run(ours, source, encoding="plain")
+        method = f"transformers-{backend}"
+        theirs = _transformers(module, kind, settings, backend)
+        if theirs is None:
+            result.missing[method] = f"transformers' {backend} backend is not installed"
+        else:
+            cases[method] = _theirs(theirs, source)
+        bits = _bytes(ours(source(), encoding="plain").feature)
+        for each in (f"mmformat-dictionary{end}", f"mmformat-plain{end}", method):
+            expected[each] = bits
+    if size in _JPEGS:
+        cases["pil-decode"] = lambda: np.asarray(_open(file).convert("RGB"))
     cases = {method: case for method, case in cases.items() if method in methods}
     if not cases:
         return
-    expected = _bytes(ours(_open(file), encoding="plain").feature)
+    nbytes = len(next(iter(expected.values())))
     result.subjects[name] = Subject(
         name=name,
-        title=f"{_TITLES[family]}, a JPEG of {_TITLES[size]}, {len(expected) / 1e6:.1f} MB of f32",
-        nbytes=len(expected),
+        title=f"{_TITLES[family]}, {_TITLES[size]}, {nbytes / 1e6:.1f} MB of f32",
+        nbytes=nbytes,
     )
     cells = {method: Cell(payload=name, method=method) for method in cases}
-    for turn in turns(list(cases), rounds=rounds):
-        found = _timed(cells[turn.name], cases[turn.name], is_recorded=turn.is_recorded)
-        cells[turn.name].wire_nbytes = found.nbytes
-        if turn.number < 0 and turn.name != "pil-decode":
-            cells[turn.name].correct = _bytes(found) == expected
-        del found
+    with _one_thread():
+        for turn in turns(list(cases), rounds=rounds):
+            found = _timed(cells[turn.name], cases[turn.name], is_recorded=turn.is_recorded)
+            cells[turn.name].wire_nbytes = found.nbytes
+            if turn.number < 0 and turn.name in expected:
+                cells[turn.name].correct = _bytes(found) == expected[turn.name]
+            del found
     result.cells += cells.values()
+
+
+def _run(processor: Any, source: Callable[[], Image.Image], *, encoding: str) -> Callable[[], Any]:
+    return lambda: processor(source(), encoding=encoding).feature
+
+
+def _theirs(processor: Any, source: Callable[[], Image.Image]) -> Callable[[], Any]:
+    return lambda: processor(source().convert("RGB"), return_tensors="pt")["pixel_values"]
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread, so that CPU time is that of the work alone."""
+    try:
+        import torch
+    except ImportError:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pooled(result: Result, methods: Sequence[str], rounds: int) -> None:
@@ -145,7 +204,7 @@ def _pooled(result: Result, methods: Sequence[str], rounds: int) -> None:
         cells = {name: Cell(payload=_POOLED, method=name) for name in cases}
         for turn in turns(list(cases), rounds=rounds):
             cell = cells[turn.name]
-            found = _timed(cell, cases[turn.name], is_recorded=turn.is_recorded)
+            found = _timed(cell, cases[turn.name], is_recorded=turn.is_recorded, children=True)
             identities = {
                 each.items[0].identity if isinstance(each, MultimodalInputs) else None
                 for each in found
@@ -161,19 +220,19 @@ def _requests(data: bytes) -> list[MultimodalInputs]:
     ]
 
 
-def _timed(cell: Cell, run: Callable[[], Any], *, is_recorded: bool) -> Any:
+def _timed(cell: Cell, run: Callable[[], Any], *, is_recorded: bool, children: bool = False) -> Any:
     with without_collection():
-        cpu, start_ns = _cpu_ns(), clock_ns()
+        cpu, start_ns = _cpu_ns(children), clock_ns()
         found = run()
-        duration_ns, cpu = clock_ns() - start_ns, _cpu_ns() - cpu
+        duration_ns, cpu = clock_ns() - start_ns, _cpu_ns(children) - cpu
     if is_recorded:
         cell.add(cpu_ns=cpu, materialized_ns=duration_ns)
     return found
 
 
-def _cpu_ns() -> int:
-    """Return the CPU time of this process and of its children so far."""
-    children = psutil.Process().children(recursive=True)
+def _cpu_ns(with_children: bool) -> int:
+    """Return the CPU time of this process so far, and of its children, which takes 1 ms to ask."""
+    children = psutil.Process().children(recursive=True) if with_children else []
     spent_s = 0.0
     for child in children:
         with suppress(psutil.Error):  # it ended between the two calls
@@ -190,20 +249,17 @@ def _bytes(feature: Any) -> bytes:
     return np.asarray(plain).tobytes()
 
 
-def _transformers(kind: str, settings: dict[str, Any]) -> Callable[[Image.Image], Any] | None:
-    """Return transformers' processor of the PIL backend, or None where it is not installed."""
-    name = {"Qwen2VLImageProcessor": "qwen2_vl", "CLIPImageProcessor": "clip"}[kind]
+def _transformers(module: str, kind: str, settings: dict[str, Any], backend: str) -> Any:
+    """Return transformers' processor of a backend, or None where it is not installed."""
+    if backend == "torchvision" and importlib.util.find_spec("torchvision") is None:
+        return None
+    pil = backend == "pil"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            module = importlib.import_module(
-                f"transformers.models.{name}.image_processing_pil_{name}"
+            found = importlib.import_module(
+                f"transformers.models.{module}.image_processing_{'pil_' if pil else ''}{module}"
             )
         except ImportError:
             return None
-        processor = getattr(module, f"{kind}Pil")(**settings)
-
-    def run(image: Image.Image) -> Any:
-        return processor(image, return_tensors="np")["pixel_values"]
-
-    return run
+        return getattr(found, f"{kind}Pil" if pil else kind)(**settings)

@@ -204,9 +204,10 @@ SCENARIOS: Final = {
         Scenario(
             name="materialize",
             caption="photographs to tensors, beside transformers' processors; the pool's workers",
-            about="from a JPEG's bytes to features, in CPU time and on the clock, beside "
-            "transformers' processor and beside decoding the JPEG alone; and 32 photographs "
-            "through the pool with one worker and with two. Every result is compared bit for bit",
+            about="from a JPEG's bytes or a decoded image to features, in CPU time and on the "
+            "clock, beside transformers' processors of both backends and beside decoding the JPEG "
+            "alone; and 32 photographs through the pool with one worker and with two. Every result "
+            "is compared bit for bit",
             runs="benchmarks.materialize:run_materialize",
             metric="cpu_ns",
             columns=(
@@ -216,11 +217,25 @@ SCENARIOS: Final = {
             ),
             ours="mmformat-dictionary",
             controls=("pil-decode",),
-            payloads=("qwen2-vl-1024", "qwen2-vl-4k", "clip-1024", "clip-4k", "photos-32"),
+            payloads=(
+                "qwen2-vl-0.25mp",
+                "qwen2-vl-1mp",
+                "qwen2-vl-4mp",
+                "clip-1mp",
+                "llava-next-1mp",
+                "qwen2-vl-1024",
+                "qwen2-vl-4k",
+                "clip-1024",
+                "clip-4k",
+                "photos-32",
+            ),
             methods=(
                 "mmformat-dictionary",
                 "mmformat-plain",
-                "transformers",
+                "mmformat-dictionary-pil",
+                "mmformat-plain-pil",
+                "transformers-torchvision",
+                "transformers-pil",
                 "pil-decode",
                 "in-line",
                 "mmformat-thread-1",
