@@ -21,7 +21,7 @@ __all__ = ["ReturnedHandles", "flush", "give_back"]
 _CREDENTIALS: Final = struct.Struct("3i")
 _LENGTH: Final = struct.Struct("<H")
 _MOST_NBYTES: Final = 2**15
-_LOG: Final = logging.getLogger("mmformat.vllm")
+_LOG: Final = logging.getLogger("vllm.mmformat")
 
 
 def _address(arena_name: str) -> bytes:

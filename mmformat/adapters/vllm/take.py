@@ -19,7 +19,7 @@ from mmformat.errors import ModelError
 from mmformat.model import DictionaryTensor, Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.tensors import is_tensor
 
-__all__ = ["to_mmformat"]
+__all__ = ["forget_neighbours", "tensor_nbytes", "to_mmformat"]
 
 _KINDS: Final = {
     "MultiModalBatchedField": "batched",
@@ -150,3 +150,32 @@ def _slices(value: Any) -> Any:
 
 def _is_instance(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def forget_neighbours(inputs: MultimodalInputs) -> None:
+    """Drop what an item's fields say about the rest of its request.
+
+    The slices of a flat field and the batch size of a shared one are used before the item is
+    made. Without them the same picture is the same message in every request.
+    """
+    for item in inputs.items:
+        for field in item.model_specific_data.get(FIELDS, {}).values():
+            if "slices" in field:
+                field["slices"] = [(None, None, None)]
+            if "batch_size" in field:
+                field["batch_size"] = 1
+
+
+def tensor_nbytes(item: Any) -> int:
+    """Return how many bytes an item's tensors have, without reading one of them."""
+    if getattr(item, "handle", None) is not None:
+        return 0
+    total = 0
+    left = [elem.data for elem in item.values()]
+    while left:
+        value = left.pop()
+        if isinstance(value, (list, tuple)):
+            left.extend(value)
+        else:
+            total += int(getattr(value, "nbytes", 0))
+    return total

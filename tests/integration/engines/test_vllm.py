@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import multiprocessing
 import pickle
 import socket
@@ -19,6 +21,7 @@ from mmformat.adapters.vllm import (
     from_mmformat,
     mm_decoder,
     mm_encoder,
+    shared,
     shared_item,
     to_mmformat,
 )
@@ -365,6 +368,95 @@ def test_equal_identifiers_are_copied_once_where_hashes_are_trusted(trusts: bool
             engine = module("vllm.v1.engine").EngineCoreRequest
             handles.append(mm_decoder(engine).decode(frames).mm_features[0].data.handle)
         assert (handles[0] != handles[1], arena.stats().hits) == (True, int(trusts))
+        encoder.returns.close()
+
+
+def decoded(frames: Any) -> Any:
+    engine = module("vllm.v1.engine").EngineCoreRequest
+    return mm_decoder(engine).decode([bytes(frame) for frame in frames])
+
+
+@pytest.fixture
+def unattached(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Be a process that reads no arena, whatever tests before did."""
+    monkeypatch.setattr(shared, "_HERE", {})
+
+
+@pytest.mark.usefixtures("unattached")
+def test_an_unopened_item_answers_what_the_engine_core_asks() -> None:
+    original = picture()
+    with mm.Arena.create(nbytes=2**24, ranks=1) as arena:
+        encoder = mm_encoder(arena=arena)
+        feature = decoded(encoder.encode(request(original))).mm_features[0]
+        item = feature.data
+        assert len(item) == 2
+        assert bool(item)
+        assert item == item  # noqa: PLR0124 - its own __eq__
+        assert item != original
+        assert "pixel_values" in item
+        assert "other" not in item
+        assert copy.copy(item) is copy.deepcopy(item) is item
+        assert pickle.loads(pickle.dumps(item)).handle == item.handle
+        assert "image_grid_thw" in repr(feature)
+        assert item["image_grid_thw"].data.tolist() == [1, 15, 20]
+        assert item["image_grid_thw"].field.keep_on_cpu
+        found = item.get_data()
+        assert found["pixel_values"] is None
+        assert found["image_grid_thw"].tolist() == [1, 15, 20]
+        with pytest.raises(mm.TransportError, match="'pixel_values' cannot be read"):
+            item["pixel_values"]
+        encoder.returns.close()
+
+
+def test_a_picture_is_found_again_next_to_other_pictures() -> None:
+    first = picture()
+    field = inputs.MultiModalFlatField(slices=[slice(0, 7), slice(7, 307)], dim=0)
+    data = first["pixel_values"].data.clone()
+    elem = inputs.MultiModalFieldElem(data=data, field=field)
+    again = inputs.MultiModalKwargsItem({**first.data, "pixel_values": elem})
+    with mm.Arena.create(nbytes=2**24, ranks=1) as arena:
+        encoder = mm_encoder(arena=arena, trusts_hashes=True)
+        encoder.encode(request(first))
+        encoder.encode(request(again))
+        assert arena.stats().hits == 1
+        encoder.returns.close()
+
+
+def test_share_puts_large_items_once_and_leaves_the_callers_request_alone() -> None:
+    seen: list[tuple[str, int, float]] = []
+    large, small, huge = picture(), picture(rows=2), picture(rows=9000)
+    with mm.Arena.create(nbytes=2**24, ranks=1) as arena:
+        encoder = mm_encoder(
+            arena=arena,
+            inline_below_nbytes=100_000,
+            observe=lambda *values: seen.append(values),
+        )
+        back = []
+        for item in (large, small, huge):
+            original = request(item)
+            frames = encoder.encode(encoder.share(original))
+            assert original.mm_features[0].data is item
+            back.append(decoded(frames).mm_features[0].data)
+        assert [way for way, _, _ in seen] == ["handle", "inline", "fallback"]
+        assert [nbytes for _, nbytes, _ in seen] == [
+            sum(elem.data.nbytes for elem in item.values()) for item in (large, small, huge)
+        ]
+        assert back[0].handle
+        assert difference(small, back[1]) is None
+        assert difference(huge, back[2]) is None
+        encoder.returns.close()
+
+
+@pytest.mark.usefixtures("unattached")
+def test_a_shared_request_that_is_never_sent_frees_its_slot() -> None:
+    with mm.Arena.create(nbytes=2**24, ranks=1) as arena:
+        encoder = mm_encoder(arena=arena)
+        made = encoder.share(request(picture()))
+        assert arena.stats().slots_granted == 1
+        del made
+        gc.collect()
+        assert encoder.returns.collect() == 1
+        assert arena.stats().slots_granted == 0
         encoder.returns.close()
 
 
