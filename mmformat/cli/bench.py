@@ -66,8 +66,8 @@ def run(arguments: argparse.Namespace, output: Output) -> int:
     """Compare the methods: 0 when every bit arrived."""
     from mmformat._extras import require
 
-    for module, extra in (("torch", "torch"), ("zmq", "zmq")):
-        require(module, extra=extra)
+    for module in ("torch", "zmq"):
+        require(module, extra="bench")
     from mmformat.bench.comparison import compare_methods, subject_of
     from mmformat.bench.methods import METHODS, method_class
 

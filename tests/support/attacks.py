@@ -1,4 +1,4 @@
-"""Invalid golden vectors: each breaks one promise of the stream, its layout or its columns."""
+"""Invalid golden vectors: messages that no reader may accept, with the error code of each."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmformat._arrow import Schema
+from mmformat.codec.columns import Row
 from mmformat.codec.schema import END_OF_STREAM, SCHEMA, SCHEMA_MESSAGE, VERSION_KEY
 from mmformat.codec.verify import CLAUSES
 from tests.support.forged_samples import older_schema
@@ -24,7 +25,12 @@ from tests.support.forgery import (
     with_metadata,
 )
 
-__all__ = ["Attack", "future", "stream_attacks"]
+__all__ = [
+    "Attack",
+    "future",
+    "stream_attacks",
+    "value_attacks",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -323,3 +329,225 @@ def _with_buffer(data: bytes, index: int, stored: bytes) -> bytes:
         body += piece
     body += bytes(-len(body) % 64)
     return with_metadata(data, body, buffers=tuple(flat), body_nbytes=len(body))
+
+
+def _value_attack(name: str, code: str, *rows: Row, about: str, **rest: Any) -> Attack:
+    return Attack(name=name, code=code, data=message(batch(*rows)), about=about, **rest)
+
+
+def value_attacks() -> Iterator[Attack]:
+    """Yield the messages that are well laid out and whose values are wrong."""
+    yield from _rows()
+    yield from _tensors()
+    yield from _dictionaries()
+    yield from _attributes()
+
+
+def _rows() -> Iterator[Attack]:
+    integrity: dict[str, Any] = {"error": "IntegrityError"}
+    request = Row(-1, "REQUEST", attributes='{"request_data":{"a":1}}')
+    yield _value_attack(
+        "rows-swapped", "row-order", item(1), item(0), about="1 before 0", **integrity
+    )
+    yield _value_attack("rows-gap", "row-order", item(0), item(2), about="no item 1", **integrity)
+    yield _value_attack("rows-twice", "row-order", item(0), item(0), about="0 twice", **integrity)
+    yield _value_attack(
+        "request-first", "row-order", request, item(0), about="request first", **integrity
+    )
+    yield _value_attack(
+        "requests", "row-order", request, request, about="two requests", **integrity
+    )
+    yield _value_attack("item-negative", "row-order", item(-2), about="item -2", **integrity)
+    yield _value_attack("request-image", "row-order", item(-1), about="-1 is an image", **integrity)
+    named = item(0, modality="REQUEST")
+    yield _value_attack("item-request", "row-order", named, about="0 is the request", **integrity)
+    hashed = Row(-1, "REQUEST", hash="1", attributes="{}")
+    yield _value_attack(
+        "request-hash", "request-row", hashed, about="a request's hash", **integrity
+    )
+    yield _value_attack("modality", "modality", item(0, modality="SMELL"), about="no such modality")
+    yield _value_attack("format", "modality", item(0, format="raw"), about="no such format")
+    yield _value_attack("format-null", "modality", item(0, format=None), about="no format")
+    for name, text in (("text", "0x1f"), ("empty", ""), ("space", " 1"), ("script", "\u0661")):
+        yield _value_attack(f"hash-{name}", "hash", item(0, hash=text), about=f"hash {text!r}")
+    yield _value_attack("hash-long", "hash", item(0, hash="9" * 1235), about="1235 digits")
+    two: list[tuple[str, list[Row], str]] = [
+        ("unknown", [item(5, **_NONE)], "of an item that is not there"),
+        ("fields", [item(0, hash="1", **_NONE)], "with a hash of its own"),
+        ("attributes", [item(0, format=None)], "with attributes of its own"),
+        ("modality", [item(0, modality="AUDIO", **_NONE)], "of another modality"),
+        ("request", [Row(-1, "REQUEST")], "of a request that is not there"),
+    ]
+    for name, rows, about in two:
+        data = message(batch(item(0)), batch(*rows))
+        yield Attack(
+            name=f"continuation-{name}", code="continuation", data=data, about=about, **integrity
+        )
+    items = {"error": "LimitError", "limits": {"items": 2}, "clauses": ("B-1",)}
+    yield _value_attack("items", "limit", item(0), item(1), item(2), about="over a limit", **items)
+
+
+def _tensors() -> Iterator[Attack]:
+    integrity: dict[str, Any] = {"error": "IntegrityError"}
+    limit: dict[str, Any] = {"error": "LimitError"}
+    twice = item(0, tensor(), tensor())
+    yield _value_attack(
+        "name-twice", "tensor-names", twice, about="one name, two tensors", **integrity
+    )
+    lost = item(0, attributes={"feature": {"$tensor": "feature"}})
+    yield _value_attack("tensor-lost", "tensor-names", lost, about="no such tensor", **integrity)
+    left = item(0, tensor(), attributes={})
+    yield _value_attack(
+        "tensor-left", "tensor-names", left, about="nobody asks for it", **integrity
+    )
+    again = item(0, tensor(), attributes={"feature": [{"$tensor": "feature"}] * 2})
+    yield _value_attack("tensor-again", "tensor-names", again, about="asked for twice", **integrity)
+    data = [bytes(32)]
+    yield _value_attack(
+        "dtype", "dtype", item(0, tensor(dtype="float7", data=data)), about="float7"
+    )
+    yield _value_attack(
+        "dtype-object", "dtype", item(0, tensor(dtype="object", data=data)), about="object"
+    )
+    yield _value_attack(
+        "encoding", "encoding", item(0, tensor(encoding="zip")), about="encoding zip"
+    )
+    negative = item(0, tensor(shape=(-2, -4), data=data))
+    yield _value_attack("shape-negative", "shape", negative, about="two extents below 0")
+    short = item(0, tensor(shape=(2, 5), data=data))
+    yield _value_attack(
+        "shape-short", "shape-bytes", short, about="40 bytes, 32 there", **integrity
+    )
+    long = item(0, tensor(shape=(7,), data=data))
+    yield _value_attack("shape-long", "shape-bytes", long, about="28 bytes, 32 there", **integrity)
+    none = item(0, tensor(data=[]))
+    yield _value_attack("shape-none", "shape-bytes", none, about="no chunk", **integrity)
+    # 2**32 * 2**32 * 4 is 0 in 64 bits, and 2**62 * 4 * 2 + 32 is 32.
+    wraps = item(0, tensor(shape=(2**32, 2**32), data=[]))
+    clauses = {**limit, "clauses": ("B-1", "T-4")}
+    yield _value_attack("shape-wraps", "limit", wraps, about="0 bytes modulo 2**64", **clauses)
+    zero = item(0, tensor(shape=(0, 2**62, 2**62), data=[]))
+    yield _value_attack("shape-zero", "limit", zero, about="strides overflow", **clauses)
+    axes = item(0, tensor(dtype="uint8", shape=(1,) * 33, data=[b"a"]))
+    yield _value_attack("dimensions", "limit", axes, about="33 axes", **limit)
+    parameters = item(0, tensor(parameters={}))
+    yield _value_attack(
+        "plain-parameters", "plain-parameters", parameters, about="plain with parameters"
+    )
+
+
+def _dictionaries() -> Iterator[Attack]:
+    good = {
+        "axis": 0,
+        "codes": [1, 20],
+        "entries": 2,
+        "repeat": 1,
+        "repeat_axis": 0,
+        "table_channels": 1,
+    }
+
+    def forged(
+        changes: Any, *, shape: tuple[int, ...] = (20,), table: int = 2, code: int = 1
+    ) -> Row:
+        parameters = {**good, **changes} if type(changes) is dict else changes
+        data = [struct.pack(f"<{table}f", *range(table)), bytes([code] * 20)]
+        entry = tensor(shape=shape, data=data, encoding="dictionary", parameters=parameters)
+        return item(0, entry)
+
+    wrong: dict[str, Any] = {
+        "null": None,
+        "text": "entries=2",
+        "list": [1],
+        "key": {"more": 1},
+        "bool": {"axis": False},
+        "axis": {"axis": 2},
+        "codes": {"codes": [-1, -20]},
+        "entries": {"entries": 257},
+        "no-entries": {"entries": 0},
+        "channels": {"table_channels": 3},
+        "repeat": {"repeat": 0},
+        "repeat-axis": {"repeat_axis": 3},
+    }
+    for name, changes in wrong.items():
+        yield _value_attack(
+            f"parameters-{name}", "parameters", forged(changes), about=f"{changes!r}"
+        )
+    integrity: dict[str, Any] = {"error": "IntegrityError"}
+    code = forged({}, code=2)
+    yield _value_attack(
+        "dictionary-code", "dictionary-code", code, about="code 2 of 2", **integrity
+    )
+    short = forged({}, table=1)
+    yield _value_attack("dictionary-table", "dictionary-table", short, about="1 of 2", **integrity)
+    shape = forged({}, shape=(21,))
+    yield _value_attack(
+        "dictionary-shape", "dictionary-shape", shape, about="21 of 20", **integrity
+    )
+    codes = forged({"codes": [1, 21]}, shape=(21,))
+    yield _value_attack(
+        "dictionary-bytes", "shape-bytes", codes, about="20 of 21 codes", **integrity
+    )
+    limit: dict[str, Any] = {"error": "LimitError", "clauses": ("B-1", "T-4")}
+    bomb = forged({"repeat": 2**40}, shape=(20 * 2**40,))
+    yield _value_attack("dictionary-bomb", "limit", bomb, about="20 codes become 80 TiB", **limit)
+    zero = forged({"codes": [1, 0, 2**62], "repeat": 2**62}, shape=(0,))
+    yield _value_attack("dictionary-zero", "limit", zero, about="no code, huge extents", **limit)
+    axes = forged({"codes": [1] * 70 + [20]})
+    yield _value_attack("dictionary-axes", "limit", axes, about="71 axes of codes", **limit)
+
+
+def _attributes() -> Iterator[Attack]:
+    def holding(text: str) -> Row:
+        return item(0, attributes='{"model_specific_data":{"a":' + text + "}}")
+
+    null = item(0, attributes=None)
+    yield _value_attack("attributes-null", "attributes", null, about="null", clauses=("R-6",))
+    texts = {
+        "empty": "",
+        "list": "[]",
+        "cut": '{"feature":',
+        "more": "{} {}",
+        "twice": '{"feature":null,"feature":1}',
+        "nan": '{"feature":NaN}',
+        "comment": "{}//",
+    }
+    for name, text in texts.items():
+        row = item(0, attributes=text)
+        yield _value_attack(f"attributes-{name}", "attributes", row, about=f"attributes {text!r}")
+    fields = {"unknown": '{"other":1}', "list": '{"model_specific_data":[1]}'}
+    fields |= {"number": '{"feature":1}', "text": '{"precomputed_embeddings":"a"}'}
+    for name, text in fields.items():
+        row = item(0, attributes=text)
+        yield _value_attack(f"field-{name}", "attributes-field", row, about=f"attributes {text!r}")
+    values = {
+        "unknown": '{"$pickle":"gASVAQ=="}',
+        "mixed": '{"$tuple":[],"b":1}',
+        "tensor": '{"$tensor":[1]}',
+        "int": '{"$int":"1_0"}',
+        "int-number": '{"$int":1}',
+        "int-long": '{"$int":"' + "9" * 1235 + '"}',
+        "float": '{"$float":"1.5"}',
+        "bytes": '{"$bytes":"a"}',
+        "bytes-space": '{"$bytes":"YQ= ="}',
+        "complex": '{"$complex":[1.0]}',
+        "complex-int": '{"$complex":[1,2]}',
+        "complex-huge": '{"$complex":[{"$int":"1' + "0" * 400 + '"},0.0]}',
+        "dict": '{"$dict":[[1]]}',
+        "dict-twice": '{"$dict":[[1,2],[1,3]]}',
+        "dict-list-key": '{"$dict":[[[1],2]]}',
+        "scalar": '{"$scalar":["object","AAAA"]}',
+        "scalar-short": '{"$scalar":["int32","AAA="]}',
+        "scalar-bool": '{"$scalar":["bool","Ag=="]}',
+        "number-big": "9007199254740993",
+        "number-long": "9" * 5000,
+        "number-overflow": "1e999",
+    }
+    for name, text in values.items():
+        row = holding(text)
+        clauses = {"clauses": ("A-4",)} if name.startswith("number") else {}
+        yield _value_attack(f"value-{name}", "attributes-value", row, about=text[:60], **clauses)
+    limit: dict[str, Any] = {"error": "LimitError"}
+    deep = holding("[" * 100 + "]" * 100)
+    yield _value_attack("attributes-deep", "limit", deep, about="100 lists", **limit)
+    deeper = holding("[" * 2000 + "]" * 2000)
+    yield _value_attack("attributes-deeper", "limit", deeper, about="2000 lists", **limit)

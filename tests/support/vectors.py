@@ -13,9 +13,8 @@ from mmformat.codec import decode
 from mmformat.errors import MMFormatError, ModelError
 from mmformat.testing.corpus import Kind
 from mmformat.testing.equality import twin_of
-from tests.support.attacks import Attack, future, stream_attacks
+from tests.support.attacks import Attack, future, stream_attacks, value_attacks
 from tests.support.samples import samples
-from tests.support.value_attacks import value_attacks
 
 __all__ = ["Made", "attacks", "made_vectors", "write"]
 
