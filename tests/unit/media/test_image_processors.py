@@ -344,3 +344,60 @@ def test_processors_need_neither_torch_nor_transformers() -> None:
     import subprocess
 
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
+
+
+# ------------------------------------------------------------------------- backends, 16-bit grey
+
+
+def _grey_16() -> Image.Image:
+    return Image.fromarray(np.arange(0, 65_536, 16, dtype=np.uint16).reshape(64, 64))
+
+
+@pytest.mark.parametrize("backend", ["pil", "torchvision"])
+def test_sixteen_bits_are_clipped_with_a_warning_or_scaled(
+    backend: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = {"size": None, "crop_size": None, "backend": backend}
+    with caplog.at_level("WARNING"):
+        clipped = FixedSizeImageProcessor(**values)(_grey_16()).feature
+    assert "sixteen_bit='scale'" in caplog.text
+    codes = np.asarray(clipped.codes)
+    assert (codes == 255).mean() > 0.99  # what transformers sees
+    scaled = FixedSizeImageProcessor(**values, sixteen_bit="scale")(_grey_16()).feature
+    expected = np.round(np.arange(0, 65_536, 16) / 257).astype(np.uint8).reshape(64, 64)
+    for channel in np.asarray(scaled.codes)[0]:
+        np.testing.assert_array_equal(channel, expected)
+
+
+def test_a_processor_shows_the_backend_that_was_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mmformat.media.image import pixels
+
+    for found, expected in ((object(), "torchvision"), (None, "pil")):
+        monkeypatch.setattr(pixels.importlib.util, "find_spec", lambda _, found=found: found)
+        made = processor_from_config({"image_processor_type": "CLIPImageProcessor"})
+        assert made.backend == expected  # type: ignore[attr-defined]
+        assert made.normalization.fused == (expected == "torchvision")  # type: ignore[attr-defined]
+    named = {"image_processor_type": "CLIPImageProcessorPil"}
+    monkeypatch.setattr(pixels.importlib.util, "find_spec", lambda _: object())
+    assert processor_from_config(named).backend == "pil"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("values", [{"backend": "cuda"}, {"sixteen_bit": "wrap"}])
+def test_an_unknown_backend_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(MaterializeError, match="must be"):
+        FixedSizeImageProcessor(**values)
+    with pytest.raises(MaterializeError, match="must be"):
+        processor_from_config({"image_processor_type": "CLIPImageProcessor"}, **values)
+
+
+def test_pixels_of_either_backend_have_byte_codes_in_a_finished_tensor() -> None:
+    from mmformat.media.detect import find_dictionary
+
+    image = Image.effect_mandelbrot((96, 96), (-2, -1, 1, 1), 60).convert("RGB")
+    for backend in ("pil", "torchvision"):
+        processor = FixedSizeImageProcessor(size=None, crop_size=None, backend=backend)
+        plain = processor(image, encoding="plain").feature
+        normalization = processor.normalization
+        found = find_dictionary(plain, mean=normalization.mean, std=normalization.std)
+        assert found is not None
+        np.testing.assert_array_equal(found.codes, processor(image).feature.codes)
