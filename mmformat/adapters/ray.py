@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,6 +23,8 @@ __all__ = ["deserialize", "register", "serialize"]
 MAPPED_FROM_NBYTES: Final = 2**20
 """A smaller message is copied: that costs less than the mapping."""
 _PAGE: Final = mmap.PAGESIZE
+_STORES: Final[dict[tuple[int, int], int]] = {}
+"""Descriptors of the stores' files; Ray keeps a store for as long as its node lives."""
 _Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 
@@ -120,28 +122,38 @@ def _private(frames: Sequence[_Bytes]) -> list[memoryview] | None:
     start, offset, device, inode = found
     skipped = (first - start) // _PAGE * _PAGE
     begin = start + skipped
-    for path in _open_files(device, inode):
-        descriptor = -1
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            status = os.fstat(descriptor)
-            if (status.st_dev, status.st_ino) != (device, inode):
-                continue
-            pages = _Pages(
-                descriptor,
-                last - begin,
-                flags=mmap.MAP_PRIVATE,
-                prot=mmap.PROT_READ | mmap.PROT_WRITE,
-                offset=offset + skipped,
-            )
-        except (OSError, ValueError):
-            continue
-        finally:
-            if descriptor >= 0:
-                os.close(descriptor)
-        pages.kept = tuple(frames)
-        view = memoryview(pages)
-        return [view[(at := each.ctypes.data - begin) : at + each.nbytes] for each in frames]
+    descriptor = _store(device, inode)
+    if descriptor is None:
+        return None
+    try:
+        pages = _Pages(
+            descriptor,
+            last - begin,
+            flags=mmap.MAP_PRIVATE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+            offset=offset + skipped,
+        )
+    except (OSError, ValueError):
+        return None
+    pages.kept = tuple(frames)
+    view = memoryview(pages)
+    return [view[(at := each.ctypes.data - begin) : at + each.nbytes] for each in frames]
+
+
+def _store(device: int, inode: int) -> int | None:
+    """Return a descriptor of the store's unlinked file, opened once in this process."""
+    known = _STORES.get((device, inode))
+    if known is not None:
+        return known
+    # Through a process that holds it open: a worker's parent is Ray's own; a driver looks for it.
+    for process in (os.getppid(), *_raylets()):
+        with suppress(OSError):
+            for each in Path(f"/proc/{process}/fd").iterdir():
+                with suppress(OSError):
+                    status = each.stat()
+                    if (status.st_dev, status.st_ino) == (device, inode):
+                        made = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
+                        return _STORES.setdefault((device, inode), made)
     return None
 
 
@@ -159,25 +171,9 @@ def _region(first: int, last: int) -> tuple[int, int, int, int] | None:
     return None
 
 
-def _open_files(device: int, inode: int) -> list[str]:
-    """Return paths to the store's unlinked file, through the process that holds it open: Ray's."""
-    found = []
-    for process in (os.getppid(), *_raylets()):
-        folder = Path(f"/proc/{process}/fd")
-        with suppress(OSError):
-            for each in folder.iterdir():
-                with suppress(OSError):
-                    status = each.stat()
-                    if (status.st_dev, status.st_ino) == (device, inode):
-                        found.append(str(each))
-    return found
-
-
-def _raylets() -> list[int]:
-    found = []
+def _raylets() -> Iterator[int]:
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             with suppress(OSError):
                 if (folder / "comm").read_text().strip() == "raylet":
-                    found.append(int(folder.name))
-    return found
+                    yield int(folder.name)
