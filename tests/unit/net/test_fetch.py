@@ -366,3 +366,20 @@ def publisher_handle() -> RemoteHandle:
         nbytes=100,
         digest=bytes(32),
     )
+
+
+def test_steps_of_the_wall_clock_change_nothing(
+    publisher: Publisher, mirror: Mirror, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Leases and deadlines go by the monotonic clock: days back and forth end none of them."""
+    steps = iter(range(10**9))
+    monkeypatch.setattr(time, "time", lambda: 1e9 + 86_400.0 * 30 * (-1) ** next(steps))
+    monkeypatch.setattr(time, "time_ns", lambda: int(time.time() * 1e9))
+    remotes = [publisher.publish(inputs(seed=n), hosts=2, ttl_s=30) for n in range(3)]
+    assert [mirror.fetch(each, timeout_s=10).nbytes for each in remotes] == [
+        each.nbytes for each in remotes
+    ]
+    assert mirror.flush()
+    time.sleep(0.6)  # the publisher looks for what expired four times a second
+    assert publisher.stats().published == 3
+    assert publisher.stats().expired == publisher.stats().expired_leases == 0
