@@ -10,7 +10,6 @@ import mmap
 import os
 import platform
 import resource
-import socket
 import struct
 import sys
 from typing import Any, Final
@@ -18,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mmformat._processes import Channel, ChannelClosedError
 from mmformat.errors import MMFormatError
 from mmformat.legacy import exchange
 from mmformat.legacy.limits import PickleLimits
@@ -29,52 +29,8 @@ __all__ = [
     "NO_MEMORY",
     "SCRATCH_NBYTES",
     "confine",
-    "receive",
     "run",
-    "send",
 ]
-
-_FRAME: Final = struct.Struct("<QI")
-# The bytes of a message, and how many descriptors come with it.
-_MOST_DESCRIPTORS: Final = 3
-
-
-def send(channel: socket.socket, data: bytes, descriptors: tuple[int, ...] = ()) -> None:
-    """Send one message with its descriptors."""
-    # In one call where it fits: the other end wakes up once.
-    message = _FRAME.pack(len(data), len(descriptors)) + data
-    if descriptors:
-        message = message[socket.send_fds(channel, [message], list(descriptors)) :]
-    if message:
-        channel.sendall(message)
-
-
-def receive(channel: socket.socket, most_nbytes: int = 2**34) -> tuple[bytearray, list[int]]:
-    """Return the next message and its descriptors.
-
-    Raises
-    ------
-    EOFError
-        When the other end is gone, or announces more than ``most_nbytes``.
-    """
-    head, descriptors, _, _ = socket.recv_fds(channel, _FRAME.size, _MOST_DESCRIPTORS)
-    while len(head) < _FRAME.size:
-        more = channel.recv(_FRAME.size - len(head))
-        if not more:
-            raise EOFError
-        head += more
-    size, _ = _FRAME.unpack(head)
-    if size > most_nbytes:
-        raise EOFError
-    data = bytearray(size)
-    target = memoryview(data)
-    while target:
-        count = channel.recv_into(target)
-        if not count:
-            raise EOFError
-        target = target[count:]
-    return data, list(descriptors)
-
 
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _SET_MODE_FILTER: Final = 1
@@ -183,10 +139,10 @@ _WARM: Final = (
 
 def run(descriptor: int, scratch_descriptor: int) -> None:
     """Serve conversions on a socket until the other end closes it."""
-    channel = socket.socket(fileno=descriptor)
+    channel = Channel.of(descriptor)
     scratch = np.frombuffer(mmap.mmap(scratch_descriptor, SCRATCH_NBYTES), np.uint8)
     os.close(scratch_descriptor)
-    channel.settimeout(_IDLE_S)
+    channel.set_timeout(_IDLE_S)
     for data in _WARM:
         try:
             read(memoryview(data), PickleLimits(time_s=5))
@@ -196,16 +152,15 @@ def run(descriptor: int, scratch_descriptor: int) -> None:
     gc.collect()
     gc.freeze()  # what is loaded now stays; no collection has to look at it
     _rlimits()
-    state = {"seccomp": confine()}
-    send(channel, json.dumps(state).encode())
+    channel.send({"seccomp": confine()})
     while True:
         try:
-            request, descriptors = receive(channel)
-        except (EOFError, OSError):
+            request, _, descriptors = channel.receive_with_descriptors()
+        except (ChannelClosedError, OSError):
             return
         try:
-            _serve(channel, json.loads(request), descriptors, scratch)
-        except (EOFError, OSError):
+            _serve(channel, request, descriptors, scratch)
+        except (ChannelClosedError, OSError):
             return
         except MemoryError:
             # Not as a traceback: printing one opens the source, and that ends the process.
@@ -231,7 +186,7 @@ def _limits(text: str) -> PickleLimits:
 
 
 def _serve(
-    channel: socket.socket,
+    channel: Channel,
     request: dict[str, Any],
     descriptors: list[int],
     scratch: npt.NDArray[np.uint8],
@@ -256,23 +211,16 @@ def _serve(
         answer["scratch"] = total <= len(scratch)
         if answer["scratch"]:
             _fill(scratch, tensors, offsets, Lander(tensors))
-        head = json.dumps(answer).encode()
-        message = b"".join((len(head).to_bytes(4, "little"), head, tree))
-        send(channel, message)
+        channel.send(answer, [tree])
         if answer["scratch"]:
             return
     except MMFormatError as error:
-        _refuse(channel, {"error": _error(error)})
+        channel.send({"error": _error(error)})
         return
     except (MemoryError, RecursionError) as error:
-        _refuse(channel, {"memory": type(error).__name__})
+        channel.send({"memory": type(error).__name__})
         return
     _land(channel, tensors, offsets, total, maps)
-
-
-def _refuse(channel: socket.socket, answer: dict[str, Any]) -> None:
-    head = json.dumps(answer).encode()
-    send(channel, len(head).to_bytes(4, "little") + head)
 
 
 def _fill(
@@ -306,13 +254,13 @@ def _error(error: MMFormatError) -> dict[str, Any]:
 
 
 def _land(
-    channel: socket.socket,
+    channel: Channel,
     tensors: list[Tensor],
     offsets: list[int],
     total: int,
     maps: list[mmap.mmap],
 ) -> None:
-    _, (number,) = receive(channel)
+    _, _, (number,) = channel.receive_with_descriptors()
     try:
         block = mmap.mmap(number, total)
         target = np.frombuffer(block, np.uint8)
@@ -327,7 +275,7 @@ def _land(
         block.close()
     finally:
         os.close(number)
-    send(channel, json.dumps(answer).encode())
+    channel.send(answer)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,7 @@ import mmap
 import os
 import resource
 import signal
-import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,9 +24,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mmformat import errors
+from mmformat._processes import ChannelClosedError, Child, import_paths
 from mmformat.errors import DecodeError, IntegrityError, LimitError, MMFormatError
 from mmformat.legacy import exchange
-from mmformat.legacy.child import NO_MEMORY, SCRATCH_NBYTES, receive, send
+from mmformat.legacy.child import NO_MEMORY, SCRATCH_NBYTES
 from mmformat.legacy.limits import PickleLimits
 from mmformat.legacy.nodes import Tensor
 from mmformat.legacy.reading import Reading, measure
@@ -70,36 +69,32 @@ class Block:
         return self._data[offset : offset + tensor.nbytes]
 
 
-class _Child:
-    """One sandbox process and the socket to it."""
+class _Child(Child):
+    """One sandbox process."""
 
     def __init__(self) -> None:
-        ours, theirs = socket.socketpair()
-        paths = json.dumps([str(Path(path).absolute()) for path in sys.path])
         environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1",
                        "OMP_NUM_THREADS": "1"}  # fmt: skip
         if "LD_LIBRARY_PATH" in os.environ:
             environment["LD_LIBRARY_PATH"] = os.environ["LD_LIBRARY_PATH"]
         number = _anonymous(None, SCRATCH_NBYTES)
-        with theirs, os.fdopen(number):
+        with os.fdopen(number):
             _seal(number, _SIZE_SEALS)
             self.scratch = mmap.mmap(number, SCRATCH_NBYTES, prot=mmap.PROT_READ)
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), str(number), paths],
-                pass_fds=[theirs.fileno(), number],
-                stdin=subprocess.DEVNULL,
+            super().__init__(
+                ["-I", "-c", _BOOT, "{channel}", str(number), import_paths()],
+                descriptors=[number],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=environment,
                 cwd="/",
             )
-        self.channel = ours
         self.uses = 0
-        ours.settimeout(_START_S)
+        self.channel.set_timeout(_START_S)
         try:
-            state = json.loads(receive(ours)[0])
-        except (EOFError, OSError, ValueError) as error:
-            self.close()
+            state, _ = self.channel.receive()
+        except (ChannelClosedError, OSError) as error:
+            self.end()
             raise DecodeError(
                 f"expected a sandbox process, got none: {type(error).__name__}",
                 hint="convert(..., isolated=False) reads in this process",
@@ -131,12 +126,6 @@ class _Child:
         text = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(text[11]) + int(text[12])) // os.sysconf("SC_CLK_TCK") + 1
 
-    def close(self) -> None:
-        """End the child and wait for its end."""
-        self.channel.close()
-        self.process.kill()
-        self.process.wait()
-
 
 class _Pool:
     """Children that wait for work; never shared across a fork."""
@@ -159,7 +148,7 @@ class _Pool:
             if healthy and child.uses < _MOST_USES:
                 self._give(child)
             else:
-                child.close()
+                child.end()
 
     def _take(self) -> _Child:
         with self._lock:
@@ -170,7 +159,7 @@ class _Pool:
                 child = self._idle.pop()
                 if child.process.poll() is None:
                     return child
-                child.close()
+                child.end()
         return _Child()
 
     def _give(self, child: _Child) -> None:
@@ -178,7 +167,7 @@ class _Pool:
             if len(self._idle) < _MOST_IDLE:
                 self._idle.append(child)
                 return
-        child.close()
+        child.end()
 
     def close(self) -> None:
         """End all idle children of this process."""
@@ -186,7 +175,7 @@ class _Pool:
             idle, self._idle = self._idle, []
         if self._pid == os.getpid():
             for child in idle:
-                child.close()
+                child.end()
 
 
 _POOL: Final = _Pool()
@@ -221,20 +210,18 @@ def read_isolated(
         request = {"limits": _told(limits), "buffers": spans}
         answer = None
         with _POOL.child() as child:
-            child.channel.settimeout(limits.time_s + _GRACE_S)
+            child.channel.set_timeout(limits.time_s + _GRACE_S)
             try:
                 child.bound(_ROOM_TIMES * nbytes, limits.time_s)
-                send(child.channel, json.dumps(request).encode(), tuple(descriptors))
-                message = receive(child.channel)[0]
-                tree = 4 + int.from_bytes(message[:4], "little")
-                answer = json.loads(message[4:tree])
+                child.channel.send(request, descriptors=descriptors)
+                answer, tree = child.channel.receive()
                 if "error" not in answer and "memory" not in answer:
-                    return _take_over(child, answer, message[tree:], nbytes=nbytes, limits=limits)
+                    return _take_over(child, answer, tree, nbytes=nbytes, limits=limits)
             except TimeoutError:
                 raise LimitError(
                     f"expected an end within {limits.time_s} s, got none", code="limit"
                 ) from None
-            except (EOFError, OSError, ValueError) as error:
+            except (ChannelClosedError, OSError, ValueError) as error:
                 if isinstance(error, MMFormatError):
                     raise
                 raise _ended(child, limits) from error
@@ -264,8 +251,8 @@ def _take_over(
         child.bound(_ROOM_TIMES * nbytes + total, limits.time_s)
         number = _anonymous(None, total)
         try:
-            send(child.channel, b"{}", (number,))
-            done = json.loads(receive(child.channel)[0])
+            child.channel.send({}, descriptors=[number])
+            done, _ = child.channel.receive()
             if "error" in done:
                 raise _raised(done)
             _seal(number)

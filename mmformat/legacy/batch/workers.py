@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict
 from multiprocessing.connection import wait as wait_readable
-from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from mmformat._processes import Channel, ChannelClosedError, Child, import_paths
 from mmformat.errors import TransportError
 from mmformat.legacy.batch.job import FileResult, Job
-from mmformat.legacy.child import receive, send
 from mmformat.legacy.storage import TensorMaker
 
 __all__ = ["PROCESSES_FROM", "run_jobs", "work"]
@@ -66,37 +61,24 @@ def _threads(jobs: Mapping[int, Job], take: Take, *, workers: int) -> None:
             raise
 
 
-class _Worker:
-    """One process, the socket to it, and what it was given and has not answered, in order."""
+class _Worker(Child):
+    """One process, and what it was given and has not answered, in order."""
 
     def __init__(self) -> None:
-        self.channel, theirs = socket.socketpair()
-        paths = json.dumps([str(Path(path).absolute()) for path in sys.path])
-        # Not multiprocessing's spawn: it would run the caller's main module a second time.
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, str(theirs.fileno()), str(os.getpid()), paths],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
+        super().__init__(["-c", _BOOT, "{channel}", str(os.getpid()), import_paths()])
         self.given: deque[int] = deque()
 
     def give(self, index: int, job: Job) -> None:
         self.given.append(index)
-        with contextlib.suppress(OSError):  # it is dead, and its answer will say so
-            send(self.channel, json.dumps(job.as_dict()).encode())
+        with contextlib.suppress(ChannelClosedError):  # it is dead, and its answer will say so
+            self.channel.send(job.as_dict())
 
     def answer(self) -> FileResult | None:
         """Return its next result, or None when it will give none any more."""
         try:
-            return FileResult(**json.loads(receive(self.channel)[0]))
-        except (EOFError, OSError):
+            return FileResult(**self.channel.receive()[0])
+        except ChannelClosedError:
             return None
-
-    def close(self) -> None:
-        self.channel.close()
-        self.process.kill()
-        self.process.wait()
 
 
 class _Crew:
@@ -116,7 +98,7 @@ class _Crew:
         trace: TracebackType | None,
     ) -> None:
         while self._workers:
-            self._workers.pop().close()
+            self._workers.pop().end()
 
     def run(self, jobs: Mapping[int, Job], take: Take) -> None:
         """Run all jobs; a file whose worker died is tried once more, with no other beside it."""
@@ -135,8 +117,8 @@ class _Crew:
                     return
                 self._workers[0].give(alone[0], jobs[alone.popleft()])
                 busy = self._workers[:1]
-            ready = wait_readable([worker.channel for worker in busy])
-            for worker in [worker for worker in busy if worker.channel in ready]:
+            ready = wait_readable([worker.channel.fileno() for worker in busy])
+            for worker in [worker for worker in busy if worker.channel.fileno() in ready]:
                 result = worker.answer()
                 if result is not None:
                     take(worker.given.popleft(), result)
@@ -156,9 +138,9 @@ class _Crew:
                     take(lost, jobs[lost].failed(error))
 
     def _replace(self, worker: _Worker) -> int | None:
-        worker.close()
+        status = worker.end()
         self._workers[self._workers.index(worker)] = _Worker()
-        return worker.process.returncode
+        return status
 
 
 def work(descriptor: int, parent: int) -> None:
@@ -167,11 +149,11 @@ def work(descriptor: int, parent: int) -> None:
     if os.getppid() != parent:  # it died before the kernel was told
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it too, and ends this process
-    channel = socket.socket(fileno=descriptor)
+    channel = Channel.of(descriptor)
     TensorMaker().prepare()
     while True:
         try:
-            values = json.loads(receive(channel)[0])
-            send(channel, json.dumps(asdict(Job.of(values).run())).encode())
-        except (EOFError, OSError):
+            values, _ = channel.receive()
+            channel.send(asdict(Job.of(values).run()))
+        except ChannelClosedError:
             return
