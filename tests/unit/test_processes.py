@@ -1,4 +1,4 @@
-"""A channel carries frames and descriptors whole; a child that dies or hangs is noticed and ended."""
+"""A channel carries frames and descriptors whole; a child that dies or hangs is ended."""
 
 from __future__ import annotations
 
