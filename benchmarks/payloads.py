@@ -10,21 +10,16 @@ import torch
 from PIL import Image, ImageOps
 
 import mmformat.bench.payloads
-import mmformat.demo
 from mmformat.bench.payloads import PATCH_VALUES, Payload, image_item
 from mmformat.media.image import QwenVLImageProcessor
 from mmformat.model import DictionaryTensor, Modality, MultimodalInputs
 
 __all__ = ["PAYLOADS", "PHOTOS", "payload"]
 
-_FOLDERS: Final = (Path(mmformat.demo.__file__).parent, Path(__file__).parent)
 PHOTOS: Final = {
-    path.name: path
-    for folder in _FOLDERS
-    for path in (folder / "photos").glob("*.*g")
-    if path.name not in {"retina-1411-small.jpg", "astronaut-face-128.png"}  # smaller copies
+    path.name: path for path in (Path(__file__).parent / "photos").iterdir() if path.suffix != ".md"
 }
-"""Every photograph that the benchmarks use, by file name: the demo's and those beside this file."""
+"""The photographs that the benchmarks use, by file name."""
 
 
 def _photograph(seed: int, *, plain: bool) -> MultimodalInputs:

@@ -23,7 +23,7 @@ PHOTOS: Final = Path(__file__).parent / "photos"
 IMAGES_PER_REQUEST: Final = 3
 
 # Large and small ones, JPEG and PNG, so that every request has some of each.
-_FILES: Final = ("retina-1411-small.jpg", "astronaut-face-128.png", "coffee-600x400.jpg")
+_FILES: Final = ("retina-1036.jpg", "astronaut-face-96.png", "coffee-480x320.jpg")
 _PROCESSORS: Final = ("qwen2-vl float32", "clip bfloat16", "qwen2-vl bfloat16", "clip float32")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 DATA = HERE.parent
-COFFEE = (DATA.parents[1] / "mmformat" / "demo" / "photos" / "coffee-600x400.jpg").read_bytes()
+COFFEE = (DATA.parents[1] / "benchmarks" / "photos" / "coffee-600x400.jpg").read_bytes()
 CLIP = (DATA / "video" / "coffee-rocket-320x240.mp4").read_bytes()
 CHIME = (DATA / "audio" / "complete-stereo.ogg").read_bytes()
 

@@ -26,7 +26,7 @@ PHOTO = "coffee-600x400.jpg"
 
 
 def crops(count, height, width):
-    pixels = np.asarray(Image.open(HERE.parents[2] / "mmformat" / "demo" / "photos" / PHOTO).convert("RGB"))
+    pixels = np.asarray(Image.open(HERE.parents[2] / "benchmarks" / "photos" / PHOTO).convert("RGB"))
     return np.stack([pixels[i : i + height, 2 * i : 2 * i + width] for i in range(count)])
 
 

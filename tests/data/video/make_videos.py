@@ -11,7 +11,7 @@ ROOT = HERE.parents[2]
 
 
 def frames(name, count, height, width, first, last):
-    image = Image.open(next(ROOT.glob(f"*/**/photos/{name}"))).convert("RGB")
+    image = Image.open(ROOT / "benchmarks" / "photos" / name).convert("RGB")
     for index in range(count):
         part = index / (count - 1)
         zoom = first + (last - first) * part
