@@ -13,12 +13,10 @@ from mmformat.media.lazy import is_lazy, load_lazy
 from mmformat.media.processor_output import Draft, ProcessorOutput, processor_output
 from mmformat.media.sources import Fetcher, reason_of
 from mmformat.model.arguments import check_callable, check_type
-from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.identity import hash_of, identity_of, pad_value_of_hash
 from mmformat.model.item import Modality, MultimodalDataItem, MultimodalInputs
 from mmformat.model.source import Source
-from mmformat.model.tensors import is_tensor
-from mmformat.model.values import Budget, check_values, kind_of
+from mmformat.model.values import Budget, check_values, kind_of, refusal_of
 
 __all__ = ["materialize", "materialize_async"]
 
@@ -191,14 +189,21 @@ def _resolved(
     # tensors alive until the cyclic collector runs.
     budget = budget or Budget(MaterializeError)
     for _ in range(MAX_LAZY_STEPS):
-        if value is None or is_tensor(value) or isinstance(value, DictionaryTensor):
-            return value
-        if isinstance(value, (list, tuple)):
+        kind = kind_of(value)
+        if kind in ("list", "tuple"):
             budget.enter(len(value), depth, path=path)
             return [
                 _resolved(each, take, f"{path}[{index}]", depth + 1, budget)
                 for index, each in enumerate(value)
             ]
+        if kind == "dict":
+            budget.enter(len(value), depth, path=path)
+            return {
+                key: _resolved(each, take, f"{path}.{key}", depth + 1, budget)
+                for key, each in value.items()
+            }
+        if kind in ("none", "tensor", "dictionary") or (kind is not None and depth):
+            return value
         if isinstance(value, Source):
             return take(value, path)
         value = load_lazy(value, path=path)
@@ -298,17 +303,21 @@ def load_values(value: Any, path: str, depth: int = 0, budget: Budget | None = N
     for _ in range(MAX_LAZY_STEPS):
         if isinstance(value, Source):
             raise MaterializeError("a Source is only allowed in an item's feature", path=path)
-        if kind_of(value) is not None or not is_lazy(value):
+        if kind_of(value) is not None:
             return value
+        if not is_lazy(value):
+            refusal = refusal_of(value, path=path)
+            raise MaterializeError(refusal.reason, path=path, hint=refusal.hint)
         value = load_lazy(value, path=path)
     raise MaterializeError(f"no value after {MAX_LAZY_STEPS} lazy steps", path=path)
 
 
 def has_pending(value: Any) -> bool:
     """Return whether a feature still holds a source or a lazy object."""
-    if isinstance(value, (list, tuple)):
+    kind = kind_of(value)
+    if kind in ("list", "tuple"):
         return any(has_pending(each) for each in value)
-    return not (value is None or is_tensor(value) or isinstance(value, DictionaryTensor))
+    return any(has_pending(each) for each in value.values()) if kind == "dict" else kind is None
 
 
 class ErrorPath:

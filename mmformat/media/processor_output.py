@@ -108,6 +108,8 @@ def _merged(outputs: Sequence[ProcessorOutput]) -> dict[str, Any]:
 def _features(value: Any) -> Any:
     if isinstance(value, ProcessorOutput):
         return value.feature
+    if isinstance(value, dict):
+        return {key: _features(each) for key, each in value.items()}
     return [_features(each) for each in value] if isinstance(value, list) else value
 
 

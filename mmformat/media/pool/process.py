@@ -32,11 +32,10 @@ from mmformat.media.materialize import (
 from mmformat.media.pool.queue import PoolRequest
 from mmformat.media.pool.recipe import make
 from mmformat.media.sources import Fetcher, load_image, read_source, reason_of
-from mmformat.model.dictionary import DictionaryTensor
 from mmformat.model.item import MultimodalDataItem, MultimodalInputs
 from mmformat.model.message import EncodedMessage
 from mmformat.model.source import Source
-from mmformat.model.tensors import is_tensor
+from mmformat.model.values import kind_of
 
 __all__ = [
     "Channel",
@@ -145,12 +144,15 @@ def pack(
     for place, (number, item) in enumerate(items):
         path = f"$.items[{number}]"
 
-        def take(value: Any, where: str, at: list[int]) -> Any:
+        def take(value: Any, where: str, at: list[Any]) -> Any:
             for _ in range(MAX_LAZY_STEPS):
-                if value is None or is_tensor(value) or isinstance(value, DictionaryTensor):
-                    return value
-                if isinstance(value, (list, tuple)):
+                kind = kind_of(value)
+                if kind in ("list", "tuple"):
                     return [take(v, f"{where}[{i}]", [*at, i]) for i, v in enumerate(value)]
+                if kind == "dict":
+                    return {k: take(v, f"{where}.{k}", [*at, k]) for k, v in value.items()}
+                if kind is not None:
+                    return value
                 if isinstance(value, Source):
                     array, said = _array_of(value, fetcher, where)
                     bounds = {name: getattr(value, name) for name in _BOUNDS}
@@ -253,6 +255,7 @@ MAX_ATTEMPTS: Final = 2
 """A request that was running when its worker died is tried once more."""
 
 _CLOSE_TIMEOUT_S: Final = 5.0
+_START: Final = "from mmformat.media.pool.process import main; main()"
 
 
 class Worker(Protocol):
@@ -398,7 +401,7 @@ class ProcessWorker:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "mmformat.media.pool.process", str(theirs.fileno())],
+                    [sys.executable, "-c", _START, str(theirs.fileno())],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     env=_environment(),
@@ -509,7 +512,3 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)
     serve(Channel(socket.socket(fileno=int(sys.argv[1]))))
-
-
-if __name__ == "__main__":
-    main()

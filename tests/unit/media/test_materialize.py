@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -310,3 +311,48 @@ def test_replacing_a_frozen_item_gives_one_that_can_be_changed(photo: Path) -> N
     (item,) = materialize(request_of(mm.Source(photo)), process).items
     changed = replace(item, hash=None)
     assert not changed.frozen
+
+
+# ------------------------------------------------- what encode carries, and what it does not carry
+
+
+class _Point(NamedTuple):
+    x: int
+    y: int
+
+
+_VALUES = {
+    "complex": np.zeros(3, np.complex64),
+    "empty dict": {},
+    "dict of tensors": {"a": np.ones(2), "b": [np.zeros(1)]},
+    "ints": [1, 2],
+    "size": torch.Size([1, 2]),
+    "ordered": OrderedDict(a=1),
+    "named": _Point(1, 2),
+    "text": "x",
+    "modality": mm.Modality.IMAGE,
+    "memoryview": memoryview(b"ab"),
+    "set": {1},
+    "object": object(),
+}
+
+
+@pytest.mark.parametrize("place", ["feature", "data", "request"])
+@pytest.mark.parametrize("name", _VALUES)
+def test_encode_and_materialize_take_the_same_values(name: str, place: str) -> None:
+    value = _VALUES[name]
+    item = mm.MultimodalDataItem(
+        modality="IMAGE",
+        feature=value if place == "feature" else np.zeros(2),
+        model_specific_data={"x": value} if place == "data" else {},
+    )
+    inputs = mm.MultimodalInputs(
+        items=[item], request_data={"x": value} if place == "request" else {}
+    )
+    try:
+        mm.encode(inputs)
+    except mm.MMFormatError:
+        with pytest.raises(mm.MMFormatError):
+            materialize(inputs)
+        return
+    mm.encode(materialize(inputs))
