@@ -21,31 +21,32 @@ class _Source(Protocol):
 
 
 class _Collector:
-    """Read the counts of one publisher or mirror when the registry is scraped."""
+    """Read the counts of one registry's publishers, or of its mirrors, when it is scraped."""
 
-    def __init__(self, kind: str, name: str, source: _Source) -> None:
+    def __init__(self, kind: str) -> None:
         self._kind = kind
-        self._name = name
-        self._source = weakref.ref(source)
+        self._sources: weakref.WeakKeyDictionary[_Source, str] = weakref.WeakKeyDictionary()
+
+    def add(self, name: str, source: _Source) -> None:
+        """Read this one too, for as long as it lives."""
+        self._sources[source] = name
 
     def describe(self) -> list[Any]:
-        return []  # else the registry collects now, and refuses a second of the same kind
+        return []  # else the registry collects now
 
     def collect(self) -> Iterator[Any]:
         core = require("prometheus_client.core", extra="metrics")
-        source = self._source()
-        if source is None:
-            return
-        stats = source.stats()
-        for each in fields(stats):
+        found = [(name, source.stats()) for source, name in list(self._sources.items())]
+        for each in fields(found[0][1]) if found else ():
             made = core.GaugeMetricFamily if each.name in _GAUGES else core.CounterMetricFamily
-            family = made(
-                f"mmformat_net_{self._kind}_{each.name}",
-                f"See {type(stats).__name__}.{each.name}.",
-                labels=["name"],
-            )
-            family.add_metric([self._name], getattr(stats, each.name))
+            text = f"See {type(found[0][1]).__name__}.{each.name}."
+            family = made(f"mmformat_net_{self._kind}_{each.name}", text, labels=["name"])
+            for name, stats in found:
+                family.add_metric([name], getattr(stats, each.name))
             yield family
+
+
+_KNOWN: Final[weakref.WeakKeyDictionary[Any, dict[str, _Collector]]] = weakref.WeakKeyDictionary()
 
 
 def watch(registry: Any, kind: str, name: str, source: _Source) -> None:
@@ -56,6 +57,11 @@ def watch(registry: Any, kind: str, name: str, source: _Source) -> None:
     MissingExtraError
         When a registry is given and prometheus_client is not installed.
     """
-    if registry is not None:
-        require("prometheus_client", extra="metrics")
-        registry.register(_Collector(kind, name, source))
+    if registry is None:
+        return
+    require("prometheus_client", extra="metrics")
+    kinds = _KNOWN.setdefault(registry, {})
+    if kind not in kinds:
+        kinds[kind] = _Collector(kind)
+        registry.register(kinds[kind])
+    kinds[kind].add(name, source)

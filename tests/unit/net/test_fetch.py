@@ -329,16 +329,24 @@ def test_processes_ask_over_a_socket_of_this_user(
     assert caught.value.code == "net-address"
 
 
-def test_counts_reach_a_prometheus_registry(here: mm.Arena, there: mm.Arena) -> None:
+def test_counts_of_two_publishers_reach_a_prometheus_registry_as_one_family(
+    here: mm.Arena, there: mm.Arena
+) -> None:
     client = pytest.importorskip("prometheus_client")
     registry = client.CollectorRegistry()
-    with Publisher(here, registry=registry) as publisher, Mirror(there, registry=registry) as m:
-        handle = m.fetch(publisher.publish(inputs()))
+    with (
+        Publisher(here, registry=registry) as publisher,
+        Publisher(here, registry=registry) as other,
+        Mirror(there, registry=registry) as mirror,
+    ):
+        handle = mirror.fetch(publisher.publish(inputs()))
+        name = "mmformat_net_publisher_sent_nbytes_total"
+        assert registry.get_sample_value(name, {"name": publisher.location}) == handle.nbytes
+        assert registry.get_sample_value(name, {"name": other.location}) == 0
+        fetched = "mmformat_net_mirror_fetched_total"
+        assert registry.get_sample_value(fetched, {"name": there.name}) == 1
         text = client.generate_latest(registry).decode()
-    assert "mmformat_net_publisher_sent_nbytes_total" in text
-    assert (
-        f"{float(handle.nbytes):.9g}".rstrip("0") in text or "mmformat_net_mirror_fetched" in text
-    )
+    assert text.count(f"# HELP {name} ") == 1
 
 
 def test_nothing_is_left_when_both_are_closed(here: mm.Arena, there: mm.Arena) -> None:
