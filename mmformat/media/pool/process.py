@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import re
 import signal
-import socket
-import struct
-import subprocess
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from mmformat import errors
+from mmformat._processes import Channel, ChannelClosedError, Child
 from mmformat.codec import decode, encode
 from mmformat.errors import MaterializeError, MMFormatError
 from mmformat.media.lazy import load_lazy
@@ -38,8 +34,6 @@ from mmformat.model.source import Source
 from mmformat.model.values import kind_of
 
 __all__ = [
-    "Channel",
-    "ChannelClosedError",
     "ProcessWorker",
     "ThreadWorker",
     "Worker",
@@ -49,70 +43,6 @@ __all__ = [
     "serve",
     "unpack",
 ]
-
-_LENGTHS: Final = struct.Struct("<IQ")
-
-
-class ChannelClosedError(Exception):
-    """The other end is closed; never leaves this package."""
-
-
-class Channel:
-    """Send and receive frames over a connected socket, which it owns.
-
-    Raises
-    ------
-    ChannelClosedError
-        From each method, when the other side is gone.
-
-    Examples
-    --------
-    >>> left, right = map(Channel, socket.socketpair())
-    >>> left.send({"a": 1}, [b"xy", b"z"])
-    >>> head, body = right.receive()
-    >>> head, bytes(body)
-    ({'a': 1}, b'xyz')
-    >>> left.close(), right.close()
-    (None, None)
-    """
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._socket = connection
-
-    def send(self, head: dict[str, Any], body: Iterable[Any] = ()) -> None:
-        """Send one frame; the parts of the body are sent without joining them."""
-        parts = [memoryview(part).cast("B") for part in body]
-        text = json.dumps(head).encode()
-        try:
-            self._socket.sendall(_LENGTHS.pack(len(text), sum(map(len, parts))) + text)
-            for part in parts:
-                self._socket.sendall(part)
-        except OSError as error:
-            raise ChannelClosedError from error
-
-    def receive(self) -> tuple[dict[str, Any], memoryview]:
-        """Receive the next frame; its body is new, writable memory."""
-        text_nbytes, body_nbytes = _LENGTHS.unpack(self._read(_LENGTHS.size))
-        head = json.loads(bytes(self._read(text_nbytes)))
-        return head, self._read(body_nbytes)
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
-
-    def _read(self, nbytes: int) -> memoryview:
-        view = memoryview(bytearray(nbytes))
-        done = 0
-        while done < nbytes:
-            try:
-                got = self._socket.recv_into(view[done:])
-            except OSError as error:
-                raise ChannelClosedError from error
-            if not got:
-                raise ChannelClosedError
-            done += got
-        return view
-
 
 _BOUNDS = ("max_nbytes", "max_pixels", "max_duration_s")
 
@@ -189,7 +119,7 @@ def encode_numbered(items: list[MultimodalDataItem], numbers: list[int]) -> Enco
         raise type(error)(error.reason, path=path, hint=error.hint, code=error.code) from error
 
 
-def unpack(head: dict[str, Any], body: memoryview) -> list[tuple[int, MultimodalDataItem]]:
+def unpack(head: dict[str, Any], body: bytearray) -> list[tuple[int, MultimodalDataItem]]:
     """Unpack items, with their sources."""
     items = decode(body, expand=False).items
     for said in head["sources"]:
@@ -307,13 +237,12 @@ class ProcessWorker:
         self.restarts = 0
         self._recipe = recipe
         self._fetcher = fetcher
-        self._process: subprocess.Popen[bytes] | None = None
-        self._channel: Channel | None = None
+        self._child: Child | None = None
 
     @property
     def pid(self) -> int | None:
         """The process id, or None when no process runs."""
-        return None if self._process is None else self._process.pid
+        return None if self._child is None else self._child.process.pid
 
     def prepare(self) -> None:
         """Start the process; if that fails, the first request will fail the same way."""
@@ -348,14 +277,6 @@ class ProcessWorker:
 
     def close(self) -> None:
         """Close the socket, which ends the worker; kill it after a timeout."""
-        process = self._process
-        if self._channel is not None:
-            self._channel.close()
-        if process is not None:
-            try:
-                process.wait(_CLOSE_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
         self._end()
 
     def _sent(
@@ -395,24 +316,16 @@ class ProcessWorker:
         )
 
     def _started(self) -> Channel:
-        if self._channel is not None:
-            return self._channel
-        ours, theirs = socket.socketpair()
+        if self._child is not None:
+            return self._child.channel
         try:
-            with theirs:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-c", _START, str(theirs.fileno())],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    env=_environment(),
-                )
+            self._child = Child(["-c", _START, "{channel}"], env=_environment())
         except OSError as error:
-            ours.close()
             raise MaterializeError(
                 f"cannot start a worker: {type(error).__name__}: {reason_of(error)}",
                 code="worker-start",
             ) from error
-        self._channel = channel = Channel(ours)
+        channel = self._child.channel
         channel.send({"processor": self._recipe})
         said, _ = channel.receive()
         if "error" in said:
@@ -422,21 +335,13 @@ class ProcessWorker:
 
     def _kill(self) -> None:
         # The exchange then reads the end of the socket; the next request starts a new process.
-        if self._process is not None:
-            self._process.kill()
+        child = self._child
+        if child is not None:
+            child.process.kill()
 
     def _end(self) -> int | None:
-        process, channel = self._process, self._channel
-        self._process = self._channel = None
-        if channel is not None:
-            channel.close()
-        if process is None:
-            return None
-        try:
-            return process.wait(_CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+        child, self._child = self._child, None
+        return None if child is None else child.end(_CLOSE_TIMEOUT_S)
 
 
 def _environment() -> dict[str, str]:
@@ -511,4 +416,4 @@ def main() -> None:
     # The pool handles Ctrl-C and closes the socket; what a processor prints goes to stderr.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.dup2(2, 1)
-    serve(Channel(socket.socket(fileno=int(sys.argv[1]))))
+    serve(Channel.of(int(sys.argv[1])))
