@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mmformat.adapters.readers import Readers
-from mmformat.adapters.sglang.announce import HANDLE, Announcer
-from mmformat.adapters.sglang.opening import open_media
+from mmformat.adapters.sglang.handles import HANDLE, Announcer, open_media
 from mmformat.adapters.sglang.restore import schedule_batch
 
 __all__ = ["announce", "open_handles"]

@@ -9,18 +9,26 @@ from typing import Any, Self
 from mmformat._extras import require
 from mmformat.adapters.readers import Readers
 from mmformat.adapters.sglang import inline_pickle, shm_pointers
-from mmformat.adapters.sglang.announce import Announcer
+from mmformat.adapters.sglang.handles import Announcer
 from mmformat.arena import Arena
 from mmformat.errors import ModelError
 
-__all__ = ["Installed", "install"]
+__all__ = ["Installed", "install", "why_off"]
 
 
 class Installed:
     """Undo what :func:`install` did, by :meth:`remove` or as a context manager."""
 
-    def __init__(self, undo: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        undo: Callable[[], None],
+        *,
+        announcer: Announcer | None = None,
+        rank: int | None = None,
+    ) -> None:
         self._undo: Callable[[], None] | None = undo
+        self.announcer = announcer
+        self.rank = rank
 
     def remove(self) -> None:
         """Leave the engine as it was found; a second call does nothing."""
@@ -44,6 +52,7 @@ def install(
     target: Any,
     *,
     arena: Arena | str | None = None,
+    renew: Callable[[], Arena] | None = None,
     rank: int | None = None,
     timeout_s: float = 0.0,
     device: str | None = None,
@@ -60,6 +69,9 @@ def install(
         In the tokenizer's process: where the media go; one reader for each tensor-parallel rank.
         In a scheduler's process: the name of an arena to attach to at once. Omitted, the rank
         attaches when the first handle comes, which a rank that was attached before must not do.
+    renew : callable, optional
+        In the tokenizer's process: makes a new arena if the name of the first is removed before
+        every rank has attached. With it, the adapter removes the name itself once every rank has.
     rank : int, optional
         In a scheduler's process: its reader's number; the tensor-parallel rank when omitted.
     timeout_s : float
@@ -91,14 +103,18 @@ def install(
     ----------
     docs/engines.md, "SGLang".
     """
-    _check_ranks(target)
+    reason = why_off(target)
+    if reason is not None:
+        raise ModelError(
+            reason, hint="every rank of one host must read every request; leave the adapter off"
+        )
     newer = _is_newer()
     if hasattr(target, "send_to_scheduler"):
         if not isinstance(arena, Arena):
             raise ModelError(f"expected an arena for a tokenizer manager, got {arena!r}")
-        announcer = Announcer(arena, timeout_s=timeout_s)
+        announcer = Announcer(arena, timeout_s=timeout_s, renew=renew)
         way = shm_pointers.announce if newer else inline_pickle.announce
-        return Installed(way(target, announcer))
+        return Installed(way(target, announcer), announcer=announcer)
     if not hasattr(target, "model_config"):
         raise ModelError(f"expected a TokenizerManager or a Scheduler, got {type(target).__name__}")
     rank = _rank_of(target) if rank is None else rank
@@ -111,7 +127,7 @@ def install(
         undo()
         ranks.close()
 
-    return Installed(remove)
+    return Installed(remove, rank=rank)
 
 
 def _is_newer() -> bool:
@@ -125,12 +141,11 @@ def _rank_of(scheduler: Any) -> int:
     return int(rank)
 
 
-def _check_ranks(target: Any) -> None:
+def why_off(target: Any) -> str | None:
+    """Return why the adapter cannot serve this engine's ranks, or None if it can."""
     arguments = getattr(target, "server_args", None)
     for name in ("dp_size", "nnodes"):
         count = getattr(arguments, name, 1) or 1
         if count != 1:
-            raise ModelError(
-                f"expected {name} of 1, got {count}",
-                hint="every rank of one host must read every request; leave the adapter off",
-            )
+            return f"{name} must be 1, got {count}"
+    return None

@@ -8,8 +8,7 @@ from typing import Any
 
 from mmformat._extras import require
 from mmformat.adapters.readers import Readers
-from mmformat.adapters.sglang.announce import HANDLE, Announcer
-from mmformat.adapters.sglang.opening import open_media
+from mmformat.adapters.sglang.handles import HANDLE, Announcer, open_media
 from mmformat.errors import TransportError
 
 __all__ = ["announce", "open_handles"]
@@ -107,11 +106,37 @@ def open_handles(scheduler: Any, ranks: Readers) -> Callable[[], None]:
     module.has_shm_features = has_any
     module.unwrap_shm_features = open_or_unwrap
     module.discard_shm_features = drop_or_discard
+    restore_idle = _drop_finished_media(scheduler)
 
     def undo() -> None:
+        restore_idle()
         module.has_shm_features = has
         module.unwrap_shm_features = unwrap
         module.discard_shm_features = discard
+
+    return undo
+
+
+def _drop_finished_media(scheduler: Any) -> Callable[[], None]:
+    """Let an idle scheduler drop the media of its last batch; return what undoes it.
+
+    ``ScheduleBatch.filter_batch`` empties ``reqs`` and leaves ``multimodal_inputs`` in place, so an
+    idle scheduler would hold the slots of finished requests until the next request.
+    """
+    on_idle = getattr(scheduler, "on_idle", None)
+    if on_idle is None:
+        return lambda: None
+
+    def drop_and_idle() -> None:
+        for batch in (scheduler.running_batch, scheduler.last_batch):
+            if batch is not None and batch.is_empty():
+                batch.multimodal_inputs = None
+        on_idle()
+
+    scheduler.on_idle = drop_and_idle
+
+    def undo() -> None:
+        del scheduler.on_idle
 
     return undo
 

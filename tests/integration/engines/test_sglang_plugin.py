@@ -49,7 +49,8 @@ def test_a_server_that_asks_for_it_has_it(registry: Any, monkeypatch: pytest.Mon
     register()
     registry.apply_hooks()
     manager, scheduler = managers.TokenizerManager(), schedulers.Scheduler()
-    arena, installed = manager.mmformat
+    installed = manager.mmformat
+    arena = installed.announcer.arena
     assert arena.stats().nbytes >= 2**20
     assert managers.wrap_shm_features is not wrap
     assert receivers.has_shm_features is not has_shm
