@@ -188,9 +188,11 @@ def _shared_class() -> type[Any]:
 
 
 def _drop(handle: bytes, way: _Way) -> None:
+    if way.came_first and way.went_on:  # whoever was sent it releases it
+        return
     ranks = _HERE.get("readers")
     if ranks is None:
-        if way.came_first and not way.went_on:
+        if way.came_first:
             give_back(handle)
     else:
         with contextlib.suppress(TransportError):  # a copy of the item may have released it
