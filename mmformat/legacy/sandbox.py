@@ -38,6 +38,7 @@ __all__ = ["Block", "read_isolated"]
 _START_S: Final = 60.0
 _GRACE_S: Final = 5.0
 _CPU_GRACE_S: Final = 2
+_CPU_CLOCK: Final = 2
 _ROOM_NBYTES: Final = 2**30
 _ROOM_TIMES: Final = 8
 _MOST_USES: Final = 4096
@@ -122,9 +123,8 @@ class _Child(Child):
 
     def _processor_s(self) -> int:
         """Return the processor time that the child has used in its life, rounded up."""
-        # After the name, which may hold anything: state is the first field, utime the twelfth.
-        text = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(text[11]) + int(text[12])) // os.sysconf("SC_CLK_TCK") + 1
+        # clock_getcpuclockid(3), which Python does not offer for other processes; /proc is slower.
+        return int(time.clock_gettime((~self.process.pid << 3) | _CPU_CLOCK)) + 1
 
 
 class _Pool:
