@@ -18,7 +18,7 @@ ARGS ?=
 SHELL := /bin/bash
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-base lint types floors rooms soak chaos net-chaos sweep engines conformance fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
+.PHONY: help demo test test-all test-base lint types floors rooms soak chaos net-chaos sweep engines sglang-server conformance fuzz js browser docs notebook release newcomer lock audit ci bench counts constraints clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -68,6 +68,9 @@ sweep: $(VENV)/.stamp-dev  ## every bit of every golden vector flipped, every le
 
 engines: $(VENV)/.stamp-dev  ## the adapters against the real SGLang and vLLM, each in an environment of its own
 	@benchmarks/engines/run.sh test $(ARGS)
+
+sglang-server:  ## a real SGLang server on the CPU, stock and with the adapter (3 GB of packages; SERVER_VENV=folder)
+	@tests/servers/sglang/run.sh $(ARGS)
 
 conformance: $(VENV)/.stamp-dev  ## both of transformers' backends bit for bit, Pillow's own images too (ARGS=--quick for what CI runs)
 	@VENV=$(VENV) .ci/conformance $(ARGS)

@@ -65,6 +65,11 @@ def register() -> None:
 
 def _install_or_log(process: str, target: Any, install_it: Callable[[], str]) -> None:
     """Install the adapter and log one line; a server starts without it where it cannot."""
+    if not _LOG.hasHandlers():  # a tokenizer worker, where SGLang configures only its own loggers
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
+        _LOG.addHandler(handler)
+        _LOG.setLevel(logging.INFO)
     reason = why_off(target)
     if reason is None:
         try:
