@@ -65,11 +65,12 @@ def register() -> None:
 
 def _install_or_log(process: str, target: Any, install_it: Callable[[], str]) -> None:
     """Install the adapter and log one line; a server starts without it where it cannot."""
-    if not _LOG.hasHandlers():  # a tokenizer worker, where SGLang configures only its own loggers
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%Y-%m-%d %H:%M:%S"))
-        _LOG.addHandler(handler)
+    wanted = str(getattr(getattr(target, "server_args", None), "log_level", "")).lower()
+    if wanted in ("info", "debug") and not _LOG.isEnabledFor(logging.INFO):
+        # A tokenizer worker, where SGLang sets the level of its own loggers only.
         _LOG.setLevel(logging.INFO)
+        if not _LOG.hasHandlers():
+            _LOG.addHandler(logging.StreamHandler())
     reason = why_off(target)
     if reason is None:
         try:
