@@ -275,7 +275,7 @@ class ArenaReader:
                 )
 
     def release(self, handle: Handle | bytes) -> None:
-        """Say that this rank needs the slot no more; without this call the collector says it.
+        """Release the slot now instead of when its last tensor is collected.
 
         After a get to a device it does nothing: the slot goes when the copy is done.
 
@@ -284,7 +284,8 @@ class ArenaReader:
         TransportError
             With code ``views-alive`` while a tensor still looks at the slot.
         StaleHandleError
-            When it was released already.
+            When the slot has other content by now, or was never granted to this rank. A second
+            release of the same handle does nothing.
         """
         handle = _handle(handle)
         self._prefetched.pop(handle, None)

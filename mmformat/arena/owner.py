@@ -60,6 +60,12 @@ class OwnedArena:
             )
         if handle.composed:
             raise TransportError("expected a handle of one slot", code="arena-argument")
+        if handle.segment_id != self._transport.segment_id:
+            raise TransportError(
+                f"handle belongs to arena {handle.name}, not to {self.name}",
+                path="$.handle",
+                code="arena-argument",
+            )
         self._transport.revoke(handle)
 
     def reap(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmformat.shm.allocator import Allocator
+from mmformat.shm.layout import page_ceiling
 
 __all__ = ["Extent", "Ledger"]
 
@@ -52,6 +53,8 @@ class Ledger:
     def take(self, nbytes: int) -> Extent | None:
         """Return an extent, evicting cached ones from the least recently used, or None."""
         self.settle()
+        if not self._can_fit(nbytes):
+            return None
         while True:
             offset = self.allocator.take(nbytes)
             if offset is not None:
@@ -62,6 +65,18 @@ class Ledger:
             self.evictions += 1
             self._forget(oldest)
             self._give(oldest)
+
+    def _can_fit(self, nbytes: int) -> bool:
+        """Whether evicting everything cached would leave one free range that is large enough."""
+        ranges = self.allocator.ranges
+        ranges += [(each.offset, page_ceiling(each.nbytes)) for each in self.cached.values()]
+        wanted, end, joined = page_ceiling(nbytes), -1, 0
+        for start, size in sorted(ranges):
+            joined = joined + size if start == end else size
+            end = start + size
+            if joined >= wanted:
+                return True
+        return False
 
     def shrink(self, extent: Extent, nbytes: int) -> None:
         """Set how much was written, and give back the whole pages behind it."""

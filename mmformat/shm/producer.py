@@ -75,6 +75,7 @@ class ShmArena:
     def __init__(self, opened: Segment, mapping: mmap.mmap, metrics: Metrics | None) -> None:
         layout = opened.layout
         self.name = opened.name
+        self.segment_id = layout.segment_id
         self.ranks = layout.ranks
         self.slots = layout.slots
         self.nbytes = layout.data_nbytes

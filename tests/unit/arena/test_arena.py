@@ -407,3 +407,39 @@ def test_slips_are_named_by_errors_of_our_own(arena: mm.Arena, call) -> None:
         call(arena)
     gc.collect()
     assert arena.stats().free_nbytes == 2**24
+
+
+def test_revoke_refuses_the_handle_of_another_arena() -> None:
+    with (
+        mm.Arena.create(nbytes=2**20, ranks=1) as one,
+        mm.Arena.create(nbytes=2**20, ranks=1) as two,
+        mm.Arena.attach(one.name, rank=0) as rank,
+    ):
+        mine = one.put(mm.MultimodalInputs(request_data={"v": 1}))
+        other = two.put(mm.MultimodalInputs(request_data={"v": 2}))
+        with pytest.raises(mm.TransportError) as caught:
+            one.revoke(other)
+        assert caught.value.code == "arena-argument"
+        assert rank.get(mine).request_data == {"v": 1}
+
+
+def test_a_reserve_that_cannot_succeed_evicts_nothing() -> None:
+    def make(value: int, count: int = 20_000) -> mm.MultimodalInputs:
+        feature = np.full(count, value, np.float32)
+        item = mm.MultimodalDataItem(modality="IMAGE", feature=feature)
+        return mm.materialize(mm.MultimodalInputs(items=[item]))
+
+    with (
+        mm.Arena.create(nbytes=2**20, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as rank,
+    ):
+        held = rank.get(arena.put(make(99)))
+        for value in range(6):
+            rank.get(arena.put(make(value)))
+        before = arena.stats().cached_nbytes
+        assert before > 0
+        with pytest.raises(mm.ArenaFullError):
+            arena.put(make(100, 260_000))
+        assert arena.stats().cached_nbytes == before
+        assert arena.stats().evictions == 0
+        assert held.items[0].feature[0] == 99
