@@ -58,7 +58,7 @@ class ArenaReader:
         self._pin = pin
         self._registry = registry
         self._on_device: ArenaOnDevice | None = None
-        self._prefetched: dict[Handle, PendingInputs] = {}
+        self._prefetched: dict[Handle, tuple[object, PendingInputs]] = {}
         # The generation of each slot that a device took: releasing it is the event's business.
         self._taken: dict[int, int] = {}
 
@@ -160,9 +160,11 @@ class ArenaReader:
         """
         source = handle if isinstance(handle, EncodedMessage) else _handle(handle)
         prefetched = self._prefetched.pop(source, None) if isinstance(source, Handle) else None
-        if prefetched is not None:
-            return prefetched.result()
         wanted = self._device if device is None else device
+        # With other arguments the slot is read again, while the prefetched inputs still hold it.
+        asked = (str(wanted or "cpu"), limits, expand)
+        if prefetched is not None and prefetched[0] == asked and library is None and out is None:
+            return prefetched[1].result()
         if out is not None and (wanted is None or is_cpu(wanted)):
             raise PlacementError(
                 "expected a device beside a destination, got the CPU",
@@ -270,9 +272,10 @@ class ArenaReader:
         for each in handles:
             handle = _handle(each)
             if handle not in self._prefetched:
-                self._prefetched[handle] = self.get_async(
-                    handle, device=device, limits=limits, expand=expand
-                )
+                wanted = self._device if device is None else device
+                pending = self.get_async(handle, device=device, limits=limits, expand=expand)
+                asked = (str(wanted or "cpu"), limits, expand)
+                self._prefetched[handle] = (asked, pending)
 
     def release(self, handle: Handle | bytes) -> None:
         """Release the slot now instead of when its last tensor is collected.

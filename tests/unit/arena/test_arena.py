@@ -443,3 +443,19 @@ def test_a_reserve_that_cannot_succeed_evicts_nothing() -> None:
         assert arena.stats().cached_nbytes == before
         assert arena.stats().evictions == 0
         assert held.items[0].feature[0] == 99
+
+
+def test_get_after_prefetch_heeds_its_own_arguments() -> None:
+    item = mm.MultimodalDataItem(modality="IMAGE", feature=torch.ones(100))
+    inputs = mm.MultimodalInputs(items=[item, item])
+    with (
+        mm.Arena.create(nbytes=2**20, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as rank,
+    ):
+        handle = arena.put(inputs)
+        rank.prefetch([handle])
+        assert isinstance(rank.get(handle, library="numpy").items[0].feature, np.ndarray)
+        handle = arena.put(inputs)
+        rank.prefetch([handle])
+        with pytest.raises(mm.LimitError):
+            rank.get(handle, limits=mm.Limits(items=1))
