@@ -162,7 +162,7 @@ class ArenaReader:
         prefetched = self._prefetched.pop(source, None) if isinstance(source, Handle) else None
         wanted = self._device if device is None else device
         # With other arguments the slot is read again, while the prefetched inputs still hold it.
-        asked = (str(wanted or "cpu"), limits, expand)
+        asked = ("cpu" if wanted is None else str(wanted), limits, expand)
         if prefetched is not None and prefetched[0] == asked and library is None and out is None:
             return prefetched[1].result()
         if out is not None and (wanted is None or is_cpu(wanted)):
@@ -274,7 +274,7 @@ class ArenaReader:
             if handle not in self._prefetched:
                 wanted = self._device if device is None else device
                 pending = self.get_async(handle, device=device, limits=limits, expand=expand)
-                asked = (str(wanted or "cpu"), limits, expand)
+                asked = ("cpu" if wanted is None else str(wanted), limits, expand)
                 self._prefetched[handle] = (asked, pending)
 
     def release(self, handle: Handle | bytes) -> None:

@@ -16,9 +16,10 @@ import mmformat as mm
 from mmformat.adapters.vllm import plugin
 from mmformat.adapters.vllm.shared import ARENA_VARIABLE
 from tests.integration.engines.real import module, needs
-from tests.integration.engines.test_vllm import picture, request
 
-needs("vllm")
+needs("vllm")  # first: the next module is skipped half-way where vLLM is absent
+
+from tests.integration.engines.test_vllm import picture, request  # noqa: E402
 
 clients = module("vllm.v1.engine.core_client")
 core = module("vllm.v1.engine.core")
