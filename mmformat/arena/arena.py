@@ -130,7 +130,8 @@ class Arena(OwnedArena):
         directory : path
             Where the segment's file lies.
         timeout_s : float
-            How long to wait for the arena to appear.
+            How long to wait for the arena to appear, or for a predecessor of the same number to
+            end.
         device : str or torch.device, optional
             Where this rank wants its tensors, as ``"cuda:0"``: the arena is pinned for it here,
             once, and :meth:`ArenaReader.get` goes there unless told otherwise.

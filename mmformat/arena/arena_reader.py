@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ArenaReader"]
 
-_NOT_YET = ("segment-gone", "segment-creating", "segment-magic", "segment-size")
-"""What a rank meets that starts before its producer, or while it writes the header."""
+_NOT_YET = ("segment-gone", "segment-creating", "segment-magic", "segment-size", "reader-taken")
+"""What a rank meets that starts before its producer, while the header is written, or while the
+rank that had its number before it is still ending."""
 
 
 class ArenaReader:

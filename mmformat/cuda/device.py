@@ -14,8 +14,8 @@ __all__ = ["is_cpu", "resolve_device"]
 
 
 def is_cpu(device: torch.device | str) -> bool:
-    """Say whether the CPU is meant, without importing torch."""
-    return str(device) == "cpu"
+    """Return whether the CPU is meant, as ``"cpu"`` or ``"cpu:0"``, without importing torch."""
+    return str(device) in {"cpu", "cpu:0"}
 
 
 def resolve_device(device: torch.device | str) -> torch.device:

@@ -459,3 +459,19 @@ def test_get_after_prefetch_heeds_its_own_arguments() -> None:
         rank.prefetch([handle])
         with pytest.raises(mm.LimitError):
             rank.get(handle, limits=mm.Limits(items=1))
+
+
+def test_a_restarted_rank_waits_for_its_predecessors_number() -> None:
+    with mm.Arena.create(nbytes=2**16, ranks=1) as arena:
+        predecessor = mm.Arena.attach(arena.name, rank=0)
+        with pytest.raises(mm.TransportError) as caught:
+            mm.Arena.attach(arena.name, rank=0)
+        assert caught.value.code == "reader-taken"
+        ending = threading.Timer(0.2, predecessor.close)
+        ending.start()
+        try:
+            with mm.Arena.attach(arena.name, rank=0, timeout_s=60.0) as rank:
+                handle = arena.put(mm.MultimodalInputs(request_data={"a": 1}))
+                assert rank.get(handle, device="cpu:0").request_data == {"a": 1}
+        finally:
+            ending.join()

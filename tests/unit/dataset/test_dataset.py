@@ -387,3 +387,8 @@ def test_an_identity_never_stands_for_two_contents_of_one_message(dataset: mm.Da
     assert len(dataset) == 5
     dataset.add(mm.MultimodalInputs(items=[one, one, replace(one, offsets=[(3, 9)])]))
     assert len(dataset) == 6
+
+
+def test_options_of_a_remote_address_are_refused_for_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(mm.ModelError, match="token"):
+        mm.open_dataset(tmp_path, create=True, token="secret")
