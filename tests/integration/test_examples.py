@@ -59,6 +59,13 @@ def test_two_terminals(photos: dict[str, Path], tmp_path: Path) -> None:
         assert f"{{'{digest}'}}" in told
 
 
+def test_the_tokenizer(photos: dict[str, Path]) -> None:
+    chosen = [photos["rocket-640x427.jpg"], photos["astronaut-face-224.png"]] * 3
+    text = _end(_start("tokenizer.py", *chosen))
+    assert "6 requests" in text
+    assert text.count("rocket") == text.count("astronaut") == 3
+
+
 def test_tables(photos: dict[str, Path], tmp_path: Path) -> None:
     message = tmp_path / "x.arrows"
     encode = [sys.executable, "-m", "mmformat", "encode", photos["rocket-640x427.jpg"]]
