@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 from mmformat.arena.arguments import check_count, check_timeout
 from mmformat.arena.composed import fetch_composed, get_composed, release_composed
 from mmformat.arena.device_reader import ArenaOnDevice
-from mmformat.codec.decode import Library
+from mmformat.codec.decode import Library, check_library
 from mmformat.cuda.copy_stream import lane_of
 from mmformat.cuda.decode import decode, refuse_numpy
 from mmformat.cuda.device import is_cpu, resolve_device
@@ -159,6 +159,9 @@ class ArenaReader:
         a device they are views of one allocation, and the slot is released when the copy is done:
         a handle is got once on a device.
         """
+        # Before anything is taken: a wrong argument must not cost the slot.
+        Limits.of(limits)
+        check_library(library)
         source = handle if isinstance(handle, EncodedMessage) else _handle(handle)
         prefetched = self._prefetched.pop(source, None) if isinstance(source, Handle) else None
         wanted = self._device if device is None else device

@@ -20,13 +20,25 @@ from mmformat.model.limits import Limits
 from mmformat.model.message import EncodedMessage
 from mmformat.model.tensors import TensorSpec
 
-__all__ = ["Library", "RowReader", "decode", "gather"]
+__all__ = ["Library", "RowReader", "check_library", "decode", "gather"]
 
 Library = Literal["torch", "numpy"]
 
 _MODALITIES = {member.value: member for member in Modality}
 _FORMATS = {member.value: member for member in InputFormat}
 _FIELDS = ("feature", "model_specific_data", "precomputed_embeddings")
+
+
+def check_library(library: object) -> None:
+    """Refuse a ``library`` that is neither None nor one of :data:`Library`.
+
+    Raises
+    ------
+    ModelError
+        If it is anything else.
+    """
+    if library is not None:
+        check_text(library, get_args(Library), name="library")
 
 
 def decode(
@@ -94,8 +106,7 @@ def decode(
     {'a': (1, None)}
     """
     bounds = Limits.of(limits)
-    if library is not None:
-        check_text(library, get_args(Library), name="library")
+    check_library(library)
     spans = None
     if isinstance(source, EncodedMessage):
         frames: Sequence[Any] = source.frames

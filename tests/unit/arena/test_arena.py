@@ -475,3 +475,16 @@ def test_a_restarted_rank_waits_for_its_predecessors_number() -> None:
                 assert rank.get(handle, device="cpu:0").request_data == {"a": 1}
         finally:
             ending.join()
+
+
+@pytest.mark.parametrize("wrong", [{"library": "bogus"}, {"limits": 3}], ids=["library", "limits"])
+def test_a_wrong_argument_does_not_cost_the_slot(wrong: dict[str, object]) -> None:
+    inputs = mm.MultimodalInputs(request_data={"a": 1})
+    with (
+        mm.Arena.create(nbytes=2**16, ranks=1) as arena,
+        mm.Arena.attach(arena.name, rank=0) as rank,
+    ):
+        handle = arena.put(inputs)
+        with pytest.raises(mm.ModelError):
+            rank.get(handle, **wrong)  # type: ignore[arg-type]
+        assert rank.get(handle).request_data == {"a": 1}
