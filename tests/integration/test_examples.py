@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import kubernetes_validate
 import pytest
 import yaml
@@ -64,6 +67,36 @@ def test_the_tokenizer(photos: dict[str, Path]) -> None:
     text = _end(_start("tokenizer.py", *chosen))
     assert "6 requests" in text
     assert text.count("rocket") == text.count("astronaut") == 3
+
+
+def test_the_service(photos: dict[str, Path], tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "uvicorn", "examples.service:app", "--port", str(port)]
+    server = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT)
+    url = f"http://127.0.0.1:{port}/images"
+    try:
+        deadline_s = time.monotonic() + 60
+        while True:
+            try:
+                answer = httpx.post(url, content=photos["rocket-640x427.jpg"].read_bytes())
+                break
+            except httpx.ConnectError:
+                assert server.poll() is None, "the service ended"
+                assert time.monotonic() < deadline_s
+                time.sleep(0.1)
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        assert len(told["ranks"]) == 2
+        assert len(set(told["ranks"])) == 1, "both ranks saw the same"
+        assert told["handle_nbytes"] < 256
+        refused = httpx.post(url, content=b"this is no image")
+        assert refused.status_code == 422
+        assert httpx.post(url, content=bytes(17 * 2**20)).status_code == 413
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
 
 
 def test_tables(photos: dict[str, Path], tmp_path: Path) -> None:
