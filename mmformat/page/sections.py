@@ -34,6 +34,9 @@ _HEIGHT: Final = 64
 _WIDTH: Final = 640
 _LEAST_BAR: Final = 1.0
 _CHANNELS: Final = ("red", "green", "blue")
+_CUT: Final = 1.5
+"""How much higher than nearly all others a bar is drawn."""
+
 _STEEP: Final = 60.0
 """How much higher than the middle the highest bar may be before heights are logarithms."""
 
@@ -46,6 +49,7 @@ class Histogram:
     least: str
     most: str
     is_logarithmic: bool
+    is_cut: bool
     has_channels: bool
 
 
@@ -75,7 +79,11 @@ def draw_histogram(summary: Summary, *, label: str) -> Histogram | None:
         return None
     used = counts[counts > 0]
     logarithmic = bool(used.max() > _STEEP * np.median(used))
+    # One bin, as of saturated pixels, must not flatten all others.
+    highest = _CUT * float(np.quantile(used, 0.95))
+    cut = not logarithmic and bool(used.max() > highest)
     heights = np.log1p(counts) if logarithmic else counts.astype(np.float64)
+    heights = np.minimum(heights, highest) if cut else heights
     heights = heights / heights.max() * (_HEIGHT - 2)
     svg = tag(
         "svg",
@@ -94,6 +102,7 @@ def draw_histogram(summary: Summary, *, label: str) -> Histogram | None:
         least=number(least),
         most=number(most),
         is_logarithmic=logarithmic,
+        is_cut=cut,
         has_channels=channels > 1,
     )
 
@@ -433,6 +442,8 @@ def _histogram(tensor: StoredTensor, label: str, budget: Budget, sheet: Sheet | 
         told += " Red, green and blue over each other."
     if drawn is not None and drawn.is_logarithmic:
         told += " Heights are logarithmic."
+    if drawn is not None and drawn.is_cut:
+        told += " The highest bars are cut off."
     return tag("figure", *parts, tag("figcaption", told))
 
 

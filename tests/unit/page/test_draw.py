@@ -266,3 +266,17 @@ def test_a_large_message_is_never_read_whole(tmp_path: Path) -> None:
     assert path.stat().st_size > 150_000_000
     assert peak < 40_000_000
     assert len(page) < 200_000
+
+
+def test_one_spike_does_not_flatten_the_histogram() -> None:
+    values = np.concatenate([np.linspace(-1, 1, 20_000), np.full(3_000, 1.0)]).astype(np.float32)
+    item = mm.MultimodalDataItem(modality="IMAGE", feature=values)
+    page = draw(mm.encode(mm.MultimodalInputs(items=[item])))
+    assert "The highest bars are cut off." in page
+    bars = re.search(r'class="histogram".*?<path d="(.*?)"', page, re.DOTALL)
+    bars = bars or re.search(r'<path d="(.*?)" class="bar"', page, re.DOTALL)
+    assert bars is not None
+    heights = sorted(float(each) for each in re.findall(r"v-([\d.]+)h", bars[1]))
+    assert heights[len(heights) // 2] > heights[-1] / 3
+    even = mm.MultimodalDataItem(modality="IMAGE", feature=values[:20_000])
+    assert "cut off" not in draw(mm.encode(mm.MultimodalInputs(items=[even])))
