@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
+# For what takes long: the download and its progress are shown.
+PIP_SHOWN := $(BIN)/python -m pip --disable-pip-version-check
 # The tested torch. On Linux, PyPI serves the CUDA build, several GB; for the CPU build alone:
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' constraints.txt)
@@ -156,7 +158,7 @@ $(VENV)/.stamp-run: pyproject.toml requirements.lock | $(BIN)/python
 	@echo "Installing requirements.lock, each file by its hash ..."
 	@$(PIP) install --require-hashes --no-deps -r requirements.lock
 	@echo "Installing $(TORCH) ..."
-	@$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@$(PIP_SHOWN) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -167,7 +169,7 @@ else
 $(VENV)/.stamp-run: pyproject.toml constraints.txt | $(BIN)/python
 	@$(PIP) install --upgrade 'pip>=25.1'
 	@echo "Installing $(TORCH) ..."
-	@$(PIP) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@$(PIP_SHOWN) install -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	@echo "Installing mmformat and what the demo needs ..."
 	@$(PIP) install -c constraints.txt -e '.[torch,media,zmq,cli]'
 	@touch $@

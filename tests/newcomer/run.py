@@ -26,6 +26,7 @@ FENCE = re.compile(r"^```(console|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PROMPT = re.compile(r"^\$ (.+?)(?:\s+#.*)?$", re.MULTILINE)
 LACKING = (
     (["mmformat", "demo"], "demo"),
+    (["mmformat", "bench"], "bench"),
     (["mmformat", "encode", "photo.jpg", "-o", "x.arrows"], "media"),
 )
 ANSWER_S = 20.0
