@@ -23,6 +23,7 @@ from mmformat.arena import Arena
 from mmformat.arena.arguments import check_count, check_timeout
 from mmformat.codec import decode
 from mmformat.errors import (
+    ArenaFullError,
     LimitError,
     MMFormatError,
     TransportError,
@@ -34,7 +35,7 @@ from mmformat.net.remote_handle import RemoteHandle, Ticket, check_location
 from mmformat.net.tls import TLS, check_token, is_loopback, split
 from mmformat.net.transfer import Connections, Transfer
 from mmformat.net.wire import ACK, FIND, HOLD
-from mmformat.shm import Handle
+from mmformat.shm import Handle, Slot
 
 __all__ = ["Mirror", "MirrorStats"]
 
@@ -511,29 +512,31 @@ class Mirror:
         deadline_s: float,
         progress: Callable[[int, int], object] | None,
     ) -> Handle:
-        with self._holding(remote), self._budget.take(remote.nbytes, deadline_s):
-            left_s = max(0.0, deadline_s - time.monotonic())
-            with self._transport.reserve(remote.nbytes, timeout_s=left_s) as slot:
-                transfer = Transfer(
-                    remote,
-                    np.frombuffer(slot.view, np.uint8),
-                    connections=self._connections,
-                    mirror=self.id,
-                    deadline_s=deadline_s,
-                    streams=self._streams if remote.nbytes >= STREAMS_FROM_NBYTES else 1,
-                    stream_s=self._stream_s,
-                    progress=progress,
-                    closing=self._closing,
-                )
-                try:
-                    transfer.run()
-                    self._validate(transfer.target)
-                finally:
-                    self._counts["resumed"] += transfer.resumed
-                    # An error's traceback must not hold the slot.
-                    transfer.target = _NOTHING
-                self._check_open()
-                handle = slot.seal(identity=_content(remote.digest))
+        with (
+            self._holding(remote),
+            self._budget.take(remote.nbytes, deadline_s),
+            self._reserve(remote, deadline_s) as slot,
+        ):
+            transfer = Transfer(
+                remote,
+                np.frombuffer(slot.view, np.uint8),
+                connections=self._connections,
+                mirror=self.id,
+                deadline_s=deadline_s,
+                streams=self._streams if remote.nbytes >= STREAMS_FROM_NBYTES else 1,
+                stream_s=self._stream_s,
+                progress=progress,
+                closing=self._closing,
+            )
+            try:
+                transfer.run()
+                self._validate(transfer.target)
+            finally:
+                self._counts["resumed"] += transfer.resumed
+                # An error's traceback must not hold the slot.
+                transfer.target = _NOTHING
+            self._check_open()
+            handle = slot.seal(identity=_content(remote.digest))
         self._counts["fetched"] += 1
         self._counts["fetched_nbytes"] += remote.nbytes
         return handle
@@ -608,6 +611,16 @@ class Mirror:
                 if not self._held[remote]:
                     del self._held[remote]
 
+    def _reserve(self, remote: RemoteHandle, deadline_s: float) -> Slot:
+        """Return room in the arena; while it is waited for, the publisher keeps the message."""
+        try:
+            return self._transport.reserve(remote.nbytes, timeout_s=0.0)
+        except ArenaFullError:
+            # Now, not at the next interval: the announcement may end before that.
+            self._hold(remote)
+        left_s = max(0.0, deadline_s - time.monotonic())
+        return self._transport.reserve(remote.nbytes, timeout_s=left_s)
+
     def _keep_alive(self) -> None:
         while not self._closing.wait(_HOLD_INTERVAL_S):
             with suppress(TransportError):
@@ -615,10 +628,12 @@ class Mirror:
             with self._mutex:
                 held = list(self._held)
             for remote in held:
-                with suppress(MMFormatError):
-                    self._connections.act(
-                        remote.location, HOLD, self._ticket(remote), timeout_s=_CALL_S
-                    )
+                self._hold(remote)
+
+    def _hold(self, remote: RemoteHandle) -> None:
+        """Ask the publisher to keep a message; one that does not answer is met by the transfer."""
+        with suppress(MMFormatError):
+            self._connections.act(remote.location, HOLD, self._ticket(remote), timeout_s=_CALL_S)
 
 
 def _content(digest: bytes) -> bytes:
