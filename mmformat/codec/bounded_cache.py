@@ -52,9 +52,13 @@ class BoundedCache(Generic[K, V]):
         self.nbytes = 0
         self.get = self.values.get
 
+    def keeps(self, nbytes: int) -> bool:
+        """Return whether a value of so many bytes would be kept."""
+        return 8 * nbytes <= self._nbytes
+
     def put(self, key: K, value: V, nbytes: int) -> None:
         """Keep a value that takes about so many bytes."""
-        if 8 * nbytes > self._nbytes:
+        if not self.keeps(nbytes):
             return
         with self._lock:
             self._drop(key)

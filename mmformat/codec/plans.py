@@ -299,7 +299,13 @@ class _Plan(NamedTuple):
 
 
 _SKELETONS: Final = BoundedCache[bytes, _Skeleton](entries=PLANS, nbytes=PLANS_NBYTES)
-_PLANS: Final = BoundedCache[tuple[_Skeleton, bytes], _Plan](entries=PLANS, nbytes=PLANS_NBYTES)
+_PLANS_MEMORY_NBYTES: Final = 32 * 2**20
+_ATTRIBUTES_FACTOR: Final = 64
+"""Bytes of Python objects that a plan may hold for one byte of attributes (docs/security.md)."""
+
+_PLANS: Final = BoundedCache[tuple[_Skeleton, bytes], _Plan](
+    entries=PLANS, nbytes=_PLANS_MEMORY_NBYTES
+)
 _seen: Final = SeenBefore(entries=4 * PLANS)
 
 
@@ -539,11 +545,15 @@ def learn(
     fixed = b"".join(skeleton.segments.fixed.unpack_from(view, skeleton.columns_at))
     if not _seen((metadata, fixed)) and any(key[0] is skeleton for key in list(_PLANS.values)):
         return  # other attributes each time are not worth a plan each time
+    text_nbytes = sum([len(row.attributes or "") for row in rows])
+    nbytes = skeleton.segments.fixed.size + _ATTRIBUTES_FACTOR * text_nbytes
+    if not _PLANS.keeps(nbytes):
+        return  # before it is made: a plan of many attributes takes far more than their text
     try:
         plan = _planned(rows, assemble, limits)
     except NoPlanError:
         return
-    _PLANS.put((skeleton, fixed), plan, skeleton.segments.fixed.size)
+    _PLANS.put((skeleton, fixed), plan, nbytes)
 
 
 def _skeleton_of(metadata: bytes, view: memoryview, nbytes: int) -> _Skeleton | None:

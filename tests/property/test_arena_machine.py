@@ -89,11 +89,11 @@ class ArenaMachine(RuleBasedStateMachine):
         self.revoked.append(pair)
 
     @rule(rank=READER, pick=PICK)
-    def map_revoked(self, reader: int, pick: int) -> None:
-        if reader in self.readers and self.revoked:
+    def map_revoked(self, rank: int, pick: int) -> None:
+        if rank in self.readers and self.revoked:
             pair = self.revoked[pick % len(self.revoked)]
-            for rank, handle in zip(self.readers[reader], pair, strict=True):
-                assert _try(rank.map, handle)[0] in ("stale-handle", "closed")
+            for each, handle in zip(self.readers[rank], pair, strict=True):
+                assert _try(each.map, handle)[0] in ("stale-handle", "closed")
 
     @rule(identity=IDENTITY, sent=st.booleans())
     def find(self, identity: bytes, sent: bool) -> None:
@@ -114,28 +114,26 @@ class ArenaMachine(RuleBasedStateMachine):
                 self._announce((real, expected), sent)
 
     @rule(rank=READER)
-    def attach(self, reader: int) -> None:
+    def attach(self, rank: int) -> None:
         real, real_reader = _try(
-            ShmReader.attach, self.shm.name, rank=reader, directory=self.directory.name
+            ShmReader.attach, self.shm.name, rank=rank, directory=self.directory.name
         )
-        expected, oracle_reader = _try(MemoryReader.attach, self.oracle.name, rank=reader)
+        expected, oracle_reader = _try(MemoryReader.attach, self.oracle.name, rank=rank)
         assert real == expected
         if real == "ok":
-            self.readers[reader] = real_reader, oracle_reader
+            self.readers[rank] = real_reader, oracle_reader
 
     @rule(rank=READER, pick=PICK)
-    def map(self, reader: int, pick: int) -> None:
-        if reader in self.readers and self.handles:
+    def map(self, rank: int, pick: int) -> None:
+        if rank in self.readers and self.handles:
             real_handle, oracle_handle = self.handles[pick % len(self.handles)]
-            real_reader, oracle_reader = self.readers[reader]
+            real_reader, oracle_reader = self.readers[rank]
             real, mapping = _try(real_reader.map, real_handle)
             expected, oracle_mapping = _try(oracle_reader.map, oracle_handle)
             assert real == expected
             if real == "ok":
                 content = self.contents[real_handle]
-                self.views.append(
-                    (memoryview(mapping), memoryview(oracle_mapping), content, reader)
-                )
+                self.views.append((memoryview(mapping), memoryview(oracle_mapping), content, rank))
 
     @rule(pick=PICK)
     def drop(self, pick: int) -> None:
@@ -143,29 +141,29 @@ class ArenaMachine(RuleBasedStateMachine):
             del self.views[pick % len(self.views)]
 
     @rule(rank=READER, pick=PICK)
-    def release(self, reader: int, pick: int) -> None:
-        if reader in self.readers and self.handles:
+    def release(self, rank: int, pick: int) -> None:
+        if rank in self.readers and self.handles:
             real_handle, oracle_handle = self.handles[pick % len(self.handles)]
-            real_reader, oracle_reader = self.readers[reader]
+            real_reader, oracle_reader = self.readers[rank]
             real, _ = _try(real_reader.release, real_handle)
             expected, _ = _try(oracle_reader.release, oracle_handle)
             assert real == expected
 
     @rule(rank=READER)
-    def close(self, reader: int) -> None:
-        if reader in self.readers:
-            for rank in self.readers[reader]:
-                rank.close()
+    def close(self, rank: int) -> None:
+        if rank in self.readers:
+            for each in self.readers[rank]:
+                each.close()
 
     @rule(rank=READER)
-    def kill(self, reader: int) -> None:
-        if reader not in self.readers:
+    def kill(self, rank: int) -> None:
+        if rank not in self.readers:
             return
-        real_reader, oracle_reader = self.readers.pop(reader)
-        if self.oracle._attached.get(reader) is oracle_reader:
+        real_reader, oracle_reader = self.readers.pop(rank)
+        if self.oracle._attached.get(rank) is oracle_reader:
             real_reader._claims.disown()  # the lock is gone, and no word is written
-            self.oracle.kill(reader)
-            self.views = [view for view in self.views if view[3] != reader]  # they die with it
+            self.oracle.kill(rank)
+            self.views = [view for view in self.views if view[3] != rank]  # they die with it
 
     @invariant()
     def the_same_is_held(self) -> None:
@@ -200,8 +198,8 @@ class ArenaMachine(RuleBasedStateMachine):
             return
         self.views.clear()
         for pair in self.readers.values():
-            for rank in pair:
-                rank.close()
+            for each in pair:
+                each.close()
         self.shm.close()
         self.oracle.close()
         assert list(Path(self.directory.name).iterdir()) == []

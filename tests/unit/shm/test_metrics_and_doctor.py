@@ -207,9 +207,9 @@ def test_the_command_answers_no_with_its_exit_status(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     where = ["--directory", str(tmp_path)]
-    assert main(["shm", "doctor", "--requests", "1", "--image-mb", "0.1", *where]) == 0
+    assert main(["shm", "doctor", "--requests", "1", "--request-size", "100kB", *where]) == 0
     assert "mm.Arena.create(nbytes=" in capsys.readouterr().out
-    assert main(["shm", "doctor", "--image-mb", "1e9", "--json", *where]) == 1
+    assert main(["shm", "doctor", "--request-size", "1000TB", "--json", *where]) == 1
     assert json.loads(capsys.readouterr().out)["advice"]
     assert main(["shm", "list", "--directory", str(tmp_path / "none")]) == 3
     assert "error: expected a directory" in capsys.readouterr().err
@@ -222,10 +222,10 @@ def test_the_command_answers_no_with_its_exit_status(
         ("--tp", "65"),
         ("--tp", "two"),
         ("--requests", "0"),
-        ("--image-mb", "0"),
-        ("--image-mb", "nan"),
-        ("--image-mb", "inf"),
-        ("--image-mb", "-1"),
+        ("--request-size", "0"),
+        ("--request-size", "nan"),
+        ("--request-size", "inf"),
+        ("--request-size", "-1"),
     ],
 )
 def test_numbers_that_cannot_be_are_wrong_usage(
