@@ -160,7 +160,8 @@ class ArenaReader:
         a handle is got once on a device.
         """
         # Before anything is taken: a wrong argument must not cost the slot.
-        Limits.of(limits)
+        if limits is not None:
+            Limits.of(limits)
         check_library(library)
         source = handle if isinstance(handle, EncodedMessage) else _handle(handle)
         prefetched = self._prefetched.pop(source, None) if isinstance(source, Handle) else None

@@ -53,18 +53,19 @@ class Ledger:
     def take(self, nbytes: int) -> Extent | None:
         """Return an extent, evicting cached ones from the least recently used, or None."""
         self.settle()
-        if not self._can_fit(nbytes):
+        offset = self.allocator.take(nbytes)
+        # Asked only where something would have to go: a put that finds room pays nothing.
+        if offset is None and not self._can_fit(nbytes):
             return None
-        while True:
-            offset = self.allocator.take(nbytes)
-            if offset is not None:
-                return Extent(offset=offset, nbytes=nbytes, content_nbytes=nbytes)
+        while offset is None:
             if not self.cached:
                 return None
             _, oldest = self.cached.popitem(last=False)
             self.evictions += 1
             self._forget(oldest)
             self._give(oldest)
+            offset = self.allocator.take(nbytes)
+        return Extent(offset=offset, nbytes=nbytes, content_nbytes=nbytes)
 
     def _can_fit(self, nbytes: int) -> bool:
         """Whether evicting everything cached would leave one free range that is large enough."""
