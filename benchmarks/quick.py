@@ -135,7 +135,11 @@ def run_suite(*, follow: Follow | None = None) -> Suite:
     start_s = time.monotonic()
     results = []
     for number, (name, settings) in enumerate(_PLAN):
-        if follow is not None:
-            follow(name, number / len(_PLAN))
-        results.append(SCENARIOS[name].run(**settings))
+
+        def tell(text: str, done: float, name: str = name, number: int = number) -> None:
+            if follow is not None:
+                follow(f"{name}: {text}", (number + done) / len(_PLAN))
+
+        tell("starting", 0.0)
+        results.append(SCENARIOS[name].run(follow=tell, **settings))
     return Suite(results=results, duration_s=time.monotonic() - start_s)
